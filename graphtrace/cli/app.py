@@ -1,0 +1,43 @@
+"""The `graphtrace` command: one Typer application, the entry point and its error boundary."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="graphtrace",
+    help="Turn a language model's forward pass into a graph, store it and query it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_state = {"debug": False}
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    _state["debug"] = debug
+
+
+def main() -> None:
+    """Run the command line. A GraphtraceError is printed in one line; exit code as it says."""
+    import graphtrace.cli.commands  # noqa: F401  registers every command
+
+    from graphtrace.errors import GraphtraceError
+
+    try:
+        app()
+    except GraphtraceError as error:
+        if _state["debug"]:
+            raise
+        print(f"graphtrace: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("graphtrace: interrupted; what was committed is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

@@ -1,0 +1,5 @@
+"""Imports every command module, which registers its commands on the application.
+
+Command modules import what is slow (torch, pandas, pyarrow, ladybug, igraph) inside the command,
+so that `graphtrace --help` stays quick.
+"""

@@ -1,0 +1,104 @@
+"""Which traces are meant: by one name, by a filter, and never two settings pooled."""
+
+import difflib
+from typing import Protocol
+
+import pandas as pd
+
+from graphtrace.errors import OptionError, TraceNotFoundError
+from graphtrace.sizes import Size
+from graphtrace.subgraph import SubGraph
+
+
+class TraceSource(Protocol):
+    """What analyses and exports read from: an archive or a store."""
+
+    def traces(self) -> pd.DataFrame:
+        """One row per complete trace, columns `schema.TRACES_COLUMNS`."""
+        ...
+
+    def subgraph(self, trace: str, size: Size | float | str = 1.0) -> SubGraph:
+        """The trace (by id) of the given size. Raises TraceNotFoundError, SizeError."""
+        ...
+
+
+def resolve_trace(traces: pd.DataFrame, name: str) -> str:
+    """The id of the one trace that `name` means.
+
+    name: an id, a unique prefix of one, an input's name, `last` (the newest), or `model:input
+    name`. Raises TraceNotFoundError; where several match, its message lists them.
+    """
+    if len(traces) == 0:
+        raise TraceNotFoundError("there are no traces here yet; run `graphtrace extract` first")
+    if name == "last":
+        return str(traces.sort_values(["created", "id"])["id"].iloc[-1])
+    model, colon, rest = name.partition(":")
+    in_model = (traces["model"] == model) | (traces["model_name"] == model)
+    for found in (
+        traces[traces["id"] == name],
+        traces[traces["name"] == name],
+        traces[in_model & (traces["name"] == rest)] if colon else traces[:0],
+        traces[traces["id"].str.startswith(name)] if len(name) >= 2 else traces[:0],
+    ):
+        if len(found) == 1:
+            return str(found["id"].iloc[0])
+        if len(found) > 1:
+            listed = ", ".join(
+                f"{row.id} ({row.name}, {row.model_name}, settings {row.settings})"
+                for row in found.head(8)[["id", "name", "model_name", "settings"]].itertuples(
+                    index=False, name="Row"
+                )
+            )
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            raise TraceNotFoundError(
+                f"{name!r} means {len(found)} traces: {listed}{more}; give an id"
+            )
+    near = difflib.get_close_matches(name, [*traces["name"], *traces["id"]], n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else "`graphtrace traces` lists them"
+    raise TraceNotFoundError(f"no trace {name!r} among {len(traces):,}; {hint}")
+
+
+def select_traces(
+    traces: pd.DataFrame,
+    models: list[str] | None = None,
+    settings: str | None = None,
+    where: list[str] | None = None,
+) -> pd.DataFrame:
+    """The traces of the given models (ids or names), settings and labels (`key=value`, all must
+    hold; a column of `traces` counts as a key too).
+
+    Raises OptionError where nothing matches, or where what is left mixes several settings, since
+    numbers of two settings must not be pooled; the message lists them with their counts.
+    """
+    found = traces
+    for model in models or []:
+        if not ((found["model"] == model) | (found["model_name"] == model)).any():
+            known = ", ".join(sorted(set(traces["model_name"]))) or "none"
+            raise OptionError(f"no trace of model {model!r}; models here: {known}")
+    if models:
+        found = found[found["model"].isin(models) | found["model_name"].isin(models)]
+    if settings is not None:
+        if not (found["settings"] == settings).any():
+            known = ", ".join(sorted(set(found["settings"]))) or "none"
+            raise OptionError(f"no trace with settings {settings!r}; settings here: {known}")
+        found = found[found["settings"] == settings]
+    for condition in where or []:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise OptionError(f"--where {condition!r} is not of the form key=value")
+        if key in found.columns:
+            found = found[found[key].astype(str) == value]
+        else:
+            found = found[[labels.get(key) == value for labels in found["labels"]]]
+        if len(found) == 0:
+            keys = sorted({key for labels in traces["labels"] for key in labels})
+            raise OptionError(
+                f"no trace where {condition}; labels here: {', '.join(keys) or 'none'}"
+            )
+    kinds = found.groupby(["settings", "scorer", "search", "dtype"]).size()
+    if kinds.index.get_level_values("settings").nunique() > 1:
+        listed = "; ".join(f"{'/'.join(map(str, key))}: {n}" for key, n in kinds.items())
+        raise OptionError(
+            f"these traces mix several settings ({listed}); choose one with --settings"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Graph stores: one protocol, one module per database."""
