@@ -1,0 +1,399 @@
+"""Read an archive of traces: `open_archive`. The format is docs/format.md.
+
+An `Archive` is a snapshot of what was committed when it was opened (`refresh` takes a new one);
+processes may write meanwhile. Needs no torch.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graphtrace import schema
+from graphtrace.archive_files import (
+    FAILED,
+    LOOSE,
+    PACKS,
+    Pack,
+    check_seal,
+    damaged,
+    loose_ids,
+    loose_path,
+    open_parquet,
+    pack_files,
+    parquet_errors,
+    read_manifest,
+    row_of,
+)
+from graphtrace.errors import ArchiveError, OptionError, TraceNotFoundError
+from graphtrace.selection import resolve_trace
+from graphtrace.sizes import Size
+from graphtrace.subgraph import SubGraph
+from graphtrace.traces import Trace, content_hash
+
+FAILURE_COLUMNS = ("key", "input", "model", "error", "message", "created")
+"""Columns of `Archive.failures()`."""
+
+_FIELD_OF = {
+    "name": "input_name",
+    "model": "model_id",
+    "input": "input_id",
+    "text": "input_text",
+    "corpus": "input_corpus",
+    "dtype": "model_dtype",
+    "meta": "input_meta",
+}
+_METADATA = [
+    "format",
+    *(_FIELD_OF.get(name, name) for name in schema.TRACES_COLUMNS if name != "n_tokens"),
+]
+_OPEN_PACKS = 16
+_ATTEMPTS = 5
+
+
+class _Place(NamedTuple):
+    """Where a trace stands: a pack's file name and row group, or None for its loose file."""
+
+    pack: str | None
+    group: int = 0
+
+
+class Archive:
+    """The committed traces of one archive, as they were when it was opened.
+
+    Order of `traces`, `ids` and `tables`: by corpus, input name (numbers inside names by value),
+    input id, trace id; it depends on neither the time nor the files.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises ArchiveError, ArchiveDamagedError; see `open_archive`."""
+        self.folder = Path(folder)
+        self._tables: dict[Pack | str, pa.Table] = {}
+        self._files: dict[str, pq.ParquetFile] = {}
+        self._last: Trace | None = None
+        self.refresh()
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the packs that are open; the archive can still be read from."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def refresh(self) -> None:
+        """See what was committed since. Raises as `open_archive`."""
+        # Loose files first: a trace that leaves `loose/` is in the manifest before that, so the
+        # manifest read afterwards has whatever this listing missed.
+        self._loose = loose_ids(self.folder)
+        self.manifest = read_manifest(self.folder)
+        self._packs = {pack.file: pack for pack in self.manifest.packs}
+        for pack in self.manifest.packs:
+            self._check_size(pack)
+        for name in pack_files(self.folder):
+            if name not in self._packs:
+                self._packs[name] = self._unlisted(name)
+        self._index: dict[str, _Place] | None = None
+        self._frame: pd.DataFrame | None = None
+
+    # ------------------------------------------------------------------------- what is there
+
+    def traces(self) -> pd.DataFrame:
+        """One row per trace, columns `schema.TRACES_COLUMNS`; reads no edges.
+
+        n_tokens: tokens of the graph, position + 1. labels: dict; meta: JSON text; created: UTC.
+        """
+        self._load()
+        assert self._frame is not None
+        return self._frame.copy()
+
+    def ids(self) -> list[str]:
+        """Ids of all traces, in the archive's order."""
+        return list(self._places())
+
+    def __len__(self) -> int:
+        return len(self._places())
+
+    def __contains__(self, trace: object) -> bool:
+        return trace in self._places()
+
+    def failures(self) -> pd.DataFrame:
+        """What could not be traced: key, input (name), model, error (class), message, created."""
+        rows = []
+        folder = self.folder / FAILED
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+            try:
+                found = json.loads(path.read_bytes())
+                rows.append({name: found[name] for name in FAILURE_COLUMNS})
+            except FileNotFoundError:
+                continue  # cleared since it was listed
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged(str(path), f"{type(error).__name__}: {error}") from error
+        frame = pd.DataFrame(rows, columns=list(FAILURE_COLUMNS), dtype=object)
+        frame["created"] = pd.to_datetime(frame["created"], utc=True)
+        return frame
+
+    def info(self) -> dict[str, Any]:
+        """What the archive holds: traces, edges (kept), bytes (of all its files), bytes_per_edge,
+        models (name: traces), settings (id: traces), packs, loose, failures, format, created."""
+        frame = self.traces()
+        edges = int(frame["n_kept"].sum())
+        size = sum(path.stat().st_size for path in self._all_files())
+        return {
+            "archive": self.folder.name,
+            "format": self.manifest.format,
+            "created": self.manifest.created,
+            "traces": len(frame),
+            "edges": edges,
+            "bytes": size,
+            "bytes_per_edge": size / edges if edges else float("nan"),
+            "models": frame["model_name"].value_counts().to_dict(),
+            "settings": frame["settings"].value_counts().to_dict(),
+            "packs": len(self._packs),
+            "loose": len(self._loose),
+            "failures": len(self.failures()),
+        }
+
+    # ------------------------------------------------------------------------------- traces
+
+    def __getitem__(self, name: str) -> Trace:
+        return self.trace(name)
+
+    def trace(self, name: str) -> Trace:
+        """The trace that `name` means: an id, a unique prefix, an input's name, `last` or
+        `model:name`. Raises TraceNotFoundError, ArchiveDamagedError."""
+        if name not in self._places():
+            name = resolve_trace(self.traces(), name)
+        return self._trace(name)
+
+    def subgraph(self, trace: str, size: Size | float | str = 1.0) -> SubGraph:
+        """The trace (by id) of the given size, a fraction of |E| unless a form of SIZE.
+
+        Raises TraceNotFoundError, SizeError where more edges are asked for than are kept,
+        ArchiveDamagedError.
+        """
+        return self._trace(trace).subgraph(size)
+
+    def tables(self, ids: Iterable[str] | None = None, batch: int = 100) -> Iterator[pa.Table]:
+        """`schema.TRACE` tables of up to `batch` traces, in the archive's order.
+
+        ids: which traces, all by default. Raises TraceNotFoundError for an id that is not here.
+        """
+        if batch < 1:
+            raise OptionError(f"batch is {batch}; it must be at least 1")
+        places = self._places()
+        if ids is None:
+            wanted = list(places)
+        else:
+            asked = set(ids)
+            for trace in sorted(asked - places.keys()):
+                raise TraceNotFoundError(f"no trace {trace!r} in {self.folder}")
+            wanted = [trace for trace in places if trace in asked]
+        for start in range(0, len(wanted), batch):
+            yield pa.concat_tables(self._read(wanted[start : start + batch]))
+
+    def verify(self) -> pd.DataFrame:
+        """Every problem of every file: file, trace, problem; no rows where all is well."""
+        from graphtrace.archive_verify import verify_archive
+
+        return verify_archive(self.folder)
+
+    # ----------------------------------------------------------------------------- internals
+
+    def _trace(self, trace: str) -> Trace:
+        if self._last is None or self._last.id != trace:
+            if trace not in self._places():
+                raise TraceNotFoundError(
+                    f"no trace {trace!r} in {self.folder}; `graphtrace traces` lists them"
+                )
+            self._last = Trace.from_row(row_of(self._read([trace])[0]))
+        return self._last
+
+    def _places(self) -> dict[str, _Place]:
+        self._load()
+        assert self._index is not None
+        return self._index
+
+    def _load(self) -> None:
+        """Read the metadata of what is not known yet, and build the index and the frame."""
+        if self._index is not None:
+            return
+        for _ in range(_ATTEMPTS):
+            try:
+                self._load_metadata()
+                return
+            except FileNotFoundError:
+                self.refresh()  # packed since it was listed
+        raise ArchiveError(f"the files of {self.folder} keep changing; try again")
+
+    def _load_metadata(self) -> None:
+        tables, places = [], []
+        for name, pack in self._packs.items():
+            if pack not in self._tables:
+                self._tables[pack] = self._metadata(self.folder / PACKS / name)
+            table = self._tables[pack]
+            if len(table) != pack.traces:
+                raise damaged(
+                    str(self.folder / PACKS / name),
+                    f"it holds {len(table)} traces and the manifest says {pack.traces}",
+                )
+            tables.append(table)
+            places += [_Place(name, group) for group in range(len(table))]
+        for trace in self._loose:
+            if trace not in self._tables:
+                path = loose_path(self.folder, trace)
+                table = self._metadata(path)
+                if table["id"].to_pylist() != [trace]:
+                    raise damaged(str(path), f"it holds {table['id'].to_pylist()}")
+                self._tables[trace] = table
+            tables.append(self._tables[trace])
+            places.append(_Place(None))
+        frame = _traces_frame(pa.concat_tables(tables) if tables else None)
+        keys = [
+            (corpus, _natural(name), *ids)
+            for corpus, name, *ids in zip(
+                *(frame[column] for column in ("corpus", "name", "input", "id")), strict=True
+            )
+        ]
+        # A trace that is both packed and loose counts once; packs come first and sorting is stable.
+        order, seen = [], set()
+        for i in sorted(range(len(keys)), key=keys.__getitem__):
+            if keys[i][-1] not in seen:
+                seen.add(keys[i][-1])
+                order.append(i)
+        self._frame = frame.iloc[order].reset_index(drop=True)
+        self._index = {keys[i][-1]: places[i] for i in order}
+
+    def _metadata(self, path: Path) -> pa.Table:
+        with parquet_errors(str(path)), path.open("rb") as source:
+            file = open_parquet(source, str(path))
+            table = file.read(columns=_METADATA, use_threads=False).combine_chunks()
+        for number in set(table["format"].to_pylist()) - {schema.FORMAT}:
+            raise ArchiveError(f"{path} holds a trace of format {number}")
+        return table
+
+    def _read(self, ids: list[str]) -> list[pa.Table]:
+        """The one-row tables of the given traces, each checked against its content hash."""
+        for _ in range(_ATTEMPTS):
+            places = self._places()
+            try:
+                return self._read_at([(trace, places[trace]) for trace in ids])
+            except FileNotFoundError:
+                self.refresh()
+        raise ArchiveError(f"the files of {self.folder} keep changing; try again")
+
+    def _read_at(self, wanted: list[tuple[str, _Place]]) -> list[pa.Table]:
+        found: dict[str, pa.Table] = {}
+        for name in {place.pack for _, place in wanted}:
+            here = sorted((place.group, trace) for trace, place in wanted if place.pack == name)
+            if name is None:
+                found |= {trace: self._read_loose(trace) for _, trace in here}
+                continue
+            path = str(self.folder / PACKS / name)
+            with parquet_errors(path):
+                table = self._pack(name).read_row_groups([g for g, _ in here], use_threads=False)
+                found |= {trace: table.slice(i, 1) for i, (_, trace) in enumerate(here)}
+        for trace, place in wanted:
+            shown = str(self.folder / (f"{PACKS}/{place.pack}" if place.pack else LOOSE))
+            check_row(found[trace], trace, shown if place.pack else f"{shown}/{trace}.parquet")
+        return [found[trace] for trace, _ in wanted]
+
+    def _read_loose(self, trace: str) -> pa.Table:
+        path = loose_path(self.folder, trace)
+        data = path.read_bytes()
+        check_seal(io.BytesIO(data), str(path))
+        with parquet_errors(str(path)):
+            return open_parquet(pa.BufferReader(data), str(path)).read(use_threads=False)
+
+    def _pack(self, name: str) -> pq.ParquetFile:
+        if name not in self._files:
+            while len(self._files) >= _OPEN_PACKS:
+                self._files.pop(next(iter(self._files))).close()
+            path = self.folder / PACKS / name
+            self._files[name] = open_parquet(path, str(path))
+        return self._files[name]
+
+    def _check_size(self, pack: Pack) -> None:
+        path = self.folder / PACKS / pack.file
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise damaged(str(path), "it is listed in manifest.json and missing") from error
+        if size != pack.bytes:
+            raise damaged(str(path), f"it has {size:,} bytes and the manifest says {pack.bytes:,}")
+
+    def _unlisted(self, name: str) -> Pack:
+        """A pack whose writer was stopped before it could list it: whole, or damaged."""
+        path = self.folder / PACKS / name
+        with path.open("rb") as file:
+            check_seal(file, str(path))
+        groups = open_parquet(path, str(path)).metadata.num_row_groups
+        return Pack(name, groups, path.stat().st_size, "")
+
+    def _all_files(self) -> Iterator[Path]:
+        yield self.folder / "manifest.json"
+        yield from (self.folder / PACKS / name for name in self._packs)
+        yield from (path for t in self._loose if (path := loose_path(self.folder, t)).exists())
+
+
+def open_archive(path: str | Path) -> Archive:
+    """Open an archive for reading; use it as a context manager.
+
+    Raises ArchiveError where there is no archive or it has a later format, ArchiveDamagedError
+    where a file that should be there is missing or has the wrong size. Content is checked when it
+    is read.
+    """
+    return Archive(path)
+
+
+def check_row(table: pa.Table, trace: str, shown: str) -> None:
+    """Raise ArchiveDamagedError where a one-row table is not that trace or its edges are not
+    those that its content hash was made of."""
+    from graphtrace.layout import EdgeColumns
+
+    if table["id"][0].as_py() != trace:
+        raise damaged(shown, f"it holds {table['id'][0].as_py()} in the place of {trace}")
+    edges = EdgeColumns(*(table[name].chunk(0)[0].values.to_numpy() for name in schema.EDGE_FIELDS))
+    lengths = {len(column) for column in edges}
+    if lengths != {table["n_kept"][0].as_py()}:
+        raise damaged(shown, f"the edge columns of {trace} have lengths {sorted(lengths)}")
+    if content_hash(edges) != table["content"][0].as_py():
+        raise damaged(shown, f"the edges of {trace} are not those that were written")
+
+
+def _traces_frame(table: pa.Table | None) -> pd.DataFrame:
+    """`traces()` from the metadata columns, in the order of the table's rows."""
+    if table is None:
+        table = pa.schema([schema.TRACE.field(name) for name in _METADATA]).empty_table()
+    columns: dict[str, Any] = {}
+    for name in schema.TRACES_COLUMNS:
+        if name == "n_tokens":
+            columns[name] = table["position"].to_numpy().astype(np.int64) + 1
+            continue
+        column = table[_FIELD_OF.get(name, name)]
+        if name == "labels":
+            columns[name] = pd.Series([dict(x) for x in column.to_pylist()], dtype=object)
+        elif name == "seed":
+            columns[name] = pd.array(column.to_pylist(), dtype="Int64")
+        elif pa.types.is_string(column.type):
+            columns[name] = pd.Series(column.to_pylist(), dtype=object)
+        else:
+            columns[name] = column.to_pandas()
+    return pd.DataFrame(columns)
+
+
+def _natural(name: str) -> list[str | int]:
+    """A sort key in which `line-2` comes before `line-10`."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]

@@ -1,0 +1,455 @@
+"""The archive's files: sealed Parquet, atomic commits, the manifest, the lock (docs/format.md).
+
+    manifest.json               what the archive is, and its packs with their checksums
+    loose/<trace id>.parquet    one trace, just committed
+    packs/<number>.parquet      many traces, one row group each
+    failed/<key>.json           what could not be traced
+    archive.lock                held while the manifest or the packs change
+
+Nothing here knows what a trace means; `archive` reads with it and `archive_write` writes with it.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graphtrace import schema
+from graphtrace.errors import ArchiveDamagedError, ArchiveError, StorageFullError
+
+MANIFEST, LOCK, LOOSE, PACKS, FAILED, ASIDE = (
+    "manifest.json",
+    "archive.lock",
+    "loose",
+    "packs",
+    "failed",
+    "damaged",
+)
+SEAL = "graphtrace.seal"
+"""Key of the footer entry that holds the file's own checksum, see `sealed_digest`."""
+
+_BLANK = "0" * 64
+_LOOSE_NAME = re.compile(r"t[0-9a-f]{12}\.parquet")
+_PACK_NAME = re.compile(r"\d{5,}\.parquet")
+_TEMPORARY = re.compile(r".+\.tmp-(?P<host>.+)-(?P<pid>\d+)-\d+")
+_FOREIGN_AGE = 24 * 3600.0
+"""Seconds after which a temporary file of another machine counts as abandoned."""
+
+_SPLIT = (
+    *(f"{name}.list.element" for name in schema.EDGE_FIELDS if name != "edge_kind"),
+    "component_counts.list.element",
+)
+# Byte streams of small integers and of float32 compress best when split: 7.6 bytes per edge, all
+# included, against 10.8 with Parquet's defaults (13,000 edges of a 32-layer model). No statistics
+# and no Arrow schema: nothing reads them, and they would be a tenth of a small file.
+_PARQUET: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "use_dictionary": False,
+    "column_encoding": dict.fromkeys(_SPLIT, "BYTE_STREAM_SPLIT"),
+    "write_statistics": False,
+    "store_schema": False,
+    "write_page_checksum": True,
+}
+
+
+# ---------------------------------------------------------------------------- rows and tables
+
+
+def table_of(row: dict[str, Any]) -> pa.Table:
+    """The one-row `schema.TRACE` table of `Trace.to_row()`.
+
+    Raises ArchiveError where a string is not valid Unicode (a lone surrogate).
+    """
+    columns = []
+    for entry in schema.TRACE:
+        value = row[entry.name]
+        try:
+            if isinstance(value, np.ndarray):
+                # No copy and no Python objects for what is long.
+                values = pa.array(np.ascontiguousarray(value), entry.type.value_type)
+                offsets = pa.array([0, len(values)], pa.int32())
+                columns.append(pa.ListArray.from_arrays(offsets, values).cast(entry.type))
+            else:
+                columns.append(pa.array([value], entry.type))
+        except UnicodeEncodeError as error:
+            raise ArchiveError(
+                f"trace {row['id']}: {entry.name} holds {error.object[error.start]!r} at character "
+                f"{error.start}, half a surrogate pair, which no UTF-8 file can hold; repair the "
+                "text and trace it again"
+            ) from error
+    return pa.Table.from_arrays(columns, schema=schema.TRACE)
+
+
+def row_of(table: pa.Table, index: int = 0) -> dict[str, Any]:
+    """Row `index` of a `schema.TRACE` table as `Trace.from_row` takes it: long lists as arrays."""
+    row = {}
+    for entry, column in zip(table.schema, table.columns, strict=True):
+        value = column[index]
+        long = entry.name in schema.EDGE_FIELDS or entry.name == "component_counts"
+        row[entry.name] = value.values.to_numpy(zero_copy_only=False) if long else value.as_py()
+    return row
+
+
+# ------------------------------------------------------------------------------ sealed Parquet
+
+
+def write_parquet(sink: BinaryIO, tables: Iterator[pa.Table]) -> int:
+    """Write one row group per one-row table and a blank seal; returns the number of tables."""
+    n = 0
+    with pq.ParquetWriter(sink, schema.TRACE, **_PARQUET) as writer:
+        for table in tables:
+            writer.write_table(table)
+            n += 1
+        writer.add_key_value_metadata({SEAL: _BLANK})
+    return n
+
+
+def seal(file: BinaryIO) -> str:
+    """Fill the blank seal of a Parquet file open for reading and writing; returns its digest."""
+    digest, at, _ = sealed_digest(file)
+    file.seek(at)
+    file.write(digest.encode())
+    return digest
+
+
+def sealed_digest(file: BinaryIO) -> tuple[str, int, str]:
+    """(digest, offset, stored): the SHA-256 of the file with its 64-digit seal read as zeros,
+    where the seal stands, and what stands there. Raises ValueError where there is no seal."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 8, 0))
+    tail = file.read(8)
+    if size < 12 or tail[4:] != b"PAR1":
+        raise ValueError("it does not end as a Parquet file does")
+    start = size - 8 - int.from_bytes(tail[:4], "little")
+    if start < 4:
+        raise ValueError("its footer is longer than the file")
+    file.seek(start)
+    footer = file.read()
+    at = footer.find(SEAL.encode())
+    # Key, then the value's type and length (two bytes), then its 64 digits.
+    at = at + len(SEAL) + 2 if at >= 0 else len(footer)
+    stored = footer[at : at + 64]
+    if len(stored) < 64:
+        raise ValueError("it has no seal")
+    digest = hashlib.sha256()
+    file.seek(0)
+    left = start
+    while left:
+        block = file.read(min(left, 1 << 20))
+        if not block:
+            raise ValueError("it ends early")
+        digest.update(block)
+        left -= len(block)
+    digest.update(footer[:at] + _BLANK.encode() + footer[at + 64 :])
+    return digest.hexdigest(), start + at, stored.decode("ascii", "replace")
+
+
+def check_seal(file: BinaryIO, shown: str) -> None:
+    """Raise ArchiveDamagedError where the file is not what was sealed; `shown` names it."""
+    try:
+        digest, _, stored = sealed_digest(file)
+    except ValueError as error:
+        raise damaged(shown, str(error)) from error
+    if digest != stored:
+        raise damaged(shown, "its checksum is not the one it was sealed with")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def parquet_errors(shown: str) -> Iterator[None]:
+    """Turn what pyarrow raises on damaged bytes into ArchiveDamagedError naming the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
+        raise damaged(shown, str(error).splitlines()[0] if str(error) else repr(error)) from error
+
+
+def damaged(shown: str, what: str) -> ArchiveDamagedError:
+    """The error for a damaged file; its message says how to go on."""
+    return ArchiveDamagedError(
+        f"{shown} is damaged: {what}; restore the file from a copy, or run `graphtrace archive "
+        "verify --set-aside` to take every damaged file out and then `graphtrace extract` again, "
+        "which traces only what is missing"
+    )
+
+
+def open_parquet(source: Any, shown: str, columns: bool = True) -> pq.ParquetFile:
+    """A ParquetFile with page checksums verified. Raises ArchiveDamagedError where its footer
+    cannot be read or, with `columns`, its schema is not `schema.TRACE`."""
+    with parquet_errors(shown):
+        file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
+        if columns and not file.schema_arrow.equals(schema.TRACE):
+            unlike = set(file.schema_arrow) ^ set(schema.TRACE)
+            names = ", ".join(sorted({entry.name for entry in unlike})) or "their order"
+            raise ValueError(f"its columns are not those of format {schema.FORMAT} ({names})")
+        return file
+
+
+# ------------------------------------------------------------------------------ atomic commits
+
+
+@contextlib.contextmanager
+def storage_errors(shown: str) -> Iterator[None]:
+    """Turn a full disk into StorageFullError and a refused write into ArchiveError."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno or _errno_in(str(error))
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageFullError(
+                f"no room left on the disk for {shown} ({os.strerror(code)}); everything committed "
+                "before is kept: free some space and run the same command again"
+            ) from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ArchiveError(
+                f"{shown} cannot be written ({os.strerror(code)}); choose a folder that you may "
+                "write to with --archive"
+            ) from error
+        raise
+
+
+def _errno_in(message: str) -> int:
+    found = re.search(r"\[errno (\d+)\]", message, re.IGNORECASE)
+    return int(found[1]) if found else 0
+
+
+_serial = iter(range(1 << 62))
+
+
+def commit(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Make the file `path` with what `write` puts into an open file: all of it or nothing.
+
+    Written under a temporary name beside it, synced, renamed, the folder synced. While it is
+    written the temporary file is locked, so that nobody takes it for an abandoned one.
+    Raises StorageFullError, ArchiveError.
+    """
+    host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "unknown"
+    temporary = path.with_name(f"{path.name}.tmp-{host}-{os.getpid()}-{next(_serial)}")
+    with storage_errors(str(path)):
+        try:
+            with temporary.open("w+b") as file:
+                lock(file.fileno())
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and deletions in `folder` survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that `commit` uses while it writes."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def sweep(folder: Path) -> list[str]:
+    """Delete the temporary files of writers that are gone; returns their names.
+
+    A file is kept while its lock is held, while its process lives on this machine, and, if it is
+    another machine's, for a day.
+    """
+    host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "unknown"
+    gone = []
+    for path in folder.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if not found:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if found["host"] == host:
+                if _alive(int(found["pid"])):
+                    continue
+            elif time.time() - path.stat().st_mtime < _FOREIGN_AGE:
+                continue
+            with path.open("rb") as file:
+                if lock(file.fileno()):
+                    path.unlink()
+                    gone.append(path.name)
+    return gone
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def lock(handle: int, wait: bool = False) -> bool:
+    """Take the exclusive advisory lock of an open file; False where another holds it. It ends
+    with the file's closing or the process. Where the system has no such locks: True."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
+
+
+@contextlib.contextmanager
+def archive_lock(folder: Path, wait: bool) -> Iterator[bool]:
+    """Hold the archive's lock; yields False at once where another holds it and not `wait`."""
+    with storage_errors(str(folder / LOCK)):
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield lock(handle, wait)
+    finally:
+        os.close(handle)
+
+
+# --------------------------------------------------------------------------------- the manifest
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack as the manifest lists it. file: its name in `packs/`; sha256: of the whole file."""
+
+    file: str
+    traces: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`. created: ISO 8601, UTC; version: of the graphtrace that made the archive."""
+
+    created: str
+    version: str
+    packs: tuple[Pack, ...] = ()
+    format: int = schema.FORMAT
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an archive.
+
+    Raises ArchiveError (no such folder, not an archive, another format), ArchiveDamagedError.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not folder.exists():
+            raise ArchiveError(
+                f"no archive at {folder}: there is no such folder; name one with --archive, or "
+                "make one with `graphtrace extract`"
+            ) from error
+        if not folder.is_dir():
+            raise ArchiveError(f"{folder} is a file; an archive is a folder") from error
+        if any((folder / part).is_dir() for part in (LOOSE, PACKS)):
+            raise damaged(str(path), "it is missing") from error
+        raise ArchiveError(
+            f"{folder} is not an archive: it has no {MANIFEST}; name an archive's folder, or make "
+            "one with `graphtrace extract`"
+        ) from error
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        found = json.loads(text)
+        if found["graphtrace"] != "archive":
+            raise ArchiveError(f"{folder} is not an archive of traces: {path} says otherwise")
+        number = int(found["format"])
+        if number > schema.FORMAT:
+            raise ArchiveError(
+                f"{folder} has archive format {number}, written by graphtrace "
+                f"{found.get('version', '?')}; this graphtrace reads format {schema.FORMAT}: "
+                "install a newer one"
+            )
+        packs = tuple(
+            Pack(str(p["file"]), int(p["traces"]), int(p["bytes"]), str(p["sha256"]))
+            for p in found["packs"]
+        )
+        for pack in packs:
+            if not _PACK_NAME.fullmatch(pack.file):
+                raise ValueError(f"{pack.file!r} is no name of a pack")
+        return Manifest(str(found["created"]), str(found["version"]), packs, number)
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(str(path), f"{type(error).__name__}: {error}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the manifest, atomically; the caller holds the lock."""
+    text = json.dumps({"graphtrace": "archive", **asdict(manifest)}, indent=1) + "\n"
+    commit(folder / MANIFEST, lambda file: file.write(text.encode()))
+
+
+def loose_ids(folder: Path) -> list[str]:
+    """Ids of the loose traces, sorted."""
+    return [name.removesuffix(".parquet") for name in _names(folder / LOOSE, _LOOSE_NAME)]
+
+
+def pack_files(folder: Path) -> list[str]:
+    """Names of the files in `packs/` that are named as packs, sorted, listed or not."""
+    return _names(folder / PACKS, _PACK_NAME)
+
+
+def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+    # A folder that is not there is empty: tools that copy files often leave empty folders out.
+    try:
+        return sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
+    except FileNotFoundError:
+        return []
+
+
+def loose_path(folder: Path, trace: str) -> Path:
+    """Where the loose trace of that id stands."""
+    return folder / LOOSE / f"{trace}.parquet"
+
+
+def encode(table: pa.Table) -> bytes:
+    """The sealed bytes of one trace's loose file."""
+    buffer = io.BytesIO()
+    write_parquet(_Unclosed(buffer), iter([table]))
+    seal(buffer)
+    return buffer.getvalue()
+
+
+class _Unclosed:
+    """A file that its Parquet writer may write to and not close."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.closed = False
+        self.write, self.flush, self.tell = file.write, file.flush, file.tell
+
+    def close(self) -> None:
+        """Leave the file open; it belongs to somebody else."""
