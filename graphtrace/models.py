@@ -1,0 +1,257 @@
+"""Load a causal language model, or take one already in memory, as a TracedModel.
+
+Safetensors only, no remote code. A model in memory is used in place and left as found.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphtrace.errors import ModelError, ModelNotFoundError, OptionError
+from graphtrace.families import Family, family_of, layer_windows
+from graphtrace.traces import ModelInfo
+
+DEMO = "demo"
+"""Name of the bundled model."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def demo_folder() -> Path:
+    """Folder of the bundled model and its sentences."""
+    return Path(__file__).parent / "demo"
+
+
+@dataclass(frozen=True)
+class TracedModel:
+    """A Hugging Face causal LM with the places that tracing needs, and its tokenizer or None."""
+
+    causal_lm: Any
+    tokenizer: Any
+    family: Family
+    name: str
+    revision: str
+
+    @property
+    def config(self) -> Any:
+        """The text model's configuration."""
+        return self.causal_lm.config
+
+    @property
+    def backbone(self) -> nn.Module:
+        return getattr(self.causal_lm, self.family.backbone)
+
+    @property
+    def embedding(self) -> nn.Module:
+        return getattr(self.backbone, self.family.embedding)
+
+    @property
+    def rotary(self) -> nn.Module:
+        return getattr(self.backbone, self.family.rotary)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(getattr(self.backbone, self.family.layers))[: self.n_layers]
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return getattr(self.backbone, self.family.final_norm)
+
+    @property
+    def head(self) -> nn.Module:
+        return getattr(self.causal_lm, self.family.head)
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.config.num_attention_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the model's positions reach, None where it states no limit."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the embedding's device."""
+        return next(self.embedding.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.causal_lm.dtype
+
+    @cached_property
+    def windows(self) -> tuple[int | None, ...] | None:
+        """Per layer the keys that a query sees, None for full attention everywhere."""
+        return layer_windows(self.family, self.config)
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """The model as it is named in archives and stores."""
+        revision = self.revision or weights_fingerprint(self.causal_lm)
+        return ModelInfo(
+            id=f"{self.name}@{revision}",
+            name=self.name,
+            revision=revision,
+            family=self.family.name,
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            d_model=self.d_model,
+            n_params=sum(p.numel() for p in self.causal_lm.parameters()),
+            dtype=str(self.dtype).removeprefix("torch."),
+            windows=self.windows,
+        )
+
+
+def load_model(
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> TracedModel:
+    """A TracedModel from a hub id, a local folder, `demo`, or a loaded Hugging Face causal LM.
+
+    device: `auto` takes a GPU where there is one; else as torch names devices. dtype: `auto` is
+    float32 on a CPU and the checkpoint's own on a GPU; else float32, bfloat16 or float16. For a
+    loaded model only `tokenizer` may be given: it is used in place and left as found.
+
+    Raises ModelNotFoundError, UnsupportedFamilyError, ModelError, OptionError.
+    """
+    if not isinstance(model, str | os.PathLike):
+        if (device, dtype, revision) != ("auto", "auto", None):
+            raise OptionError("device, dtype and revision belong to a model that is loaded here")
+        return _take_loaded(model, tokenizer)
+    source, name = (str(demo_folder()), DEMO) if str(model) == DEMO else (str(model), str(model))
+    device, torch_dtype = _place(device, dtype)
+    config = _load_config(source, revision)
+    class_name = (getattr(config, "architectures", None) or [""])[0]
+    family = family_of(class_name, getattr(config, "model_type", ""))
+    causal_lm = _load_weights(source, config, revision, torch_dtype).to(device).eval()
+    local = Path(source).is_dir()
+    return TracedModel(
+        causal_lm=causal_lm,
+        tokenizer=tokenizer or _load_tokenizer(source, revision),
+        family=family,
+        name=name if name == DEMO else (Path(source).resolve().name if local else name),
+        revision="" if local else (getattr(config, "_commit_hash", None) or revision or ""),
+    )
+
+
+def weights_fingerprint(causal_lm: Any, samples: int = 1024) -> str:
+    """12 hex over every parameter's name, shape and up to `samples` evenly spaced values.
+
+    Identifies a model that has no hub revision without naming its path; a change of dtype that
+    rounds values changes it.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(causal_lm.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        flat = value.detach().reshape(-1)
+        step = max(1, flat.numel() // samples)
+        digest.update(flat[::step][:samples].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _take_loaded(causal_lm: Any, tokenizer: Any) -> TracedModel:
+    if hasattr(causal_lm, "peft_config") or hasattr(causal_lm, "merge_and_unload"):
+        raise ModelError(
+            "this model carries unmerged adapters; trace model.merge_and_unload() instead"
+        )
+    config = getattr(causal_lm, "config", None)
+    family = family_of(type(causal_lm).__name__, getattr(config, "model_type", ""))
+    if causal_lm.training:
+        raise ModelError(
+            "this model is in training mode, so dropout is on; call model.eval() first"
+        )
+    path = str(getattr(config, "_name_or_path", "") or "")
+    return TracedModel(
+        causal_lm=causal_lm,
+        tokenizer=tokenizer,
+        family=family,
+        name=Path(path).name if path else family.name,
+        revision="",
+    )
+
+
+def _place(device: str, dtype: str) -> tuple[str, Any]:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise OptionError(f"device {device!r}: {error}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device {device!r} is not available here; use --device cpu")
+    if dtype == "auto":
+        return device, torch.float32 if kind == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
+    return device, DTYPES[dtype]
+
+
+def _load_config(source: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    folder = Path(source)
+    looks_local = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
+    if not folder.is_dir() and (looks_local or folder.exists()):
+        raise ModelNotFoundError(
+            f"no model folder {source!r}; give a folder with config.json, a hub id such as "
+            "org/name, or demo"
+        )
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"folder {source!r} holds no config.json, so it is no model")
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **_revision(revision))
+    except (OSError, ValueError, KeyError) as error:
+        if folder.is_dir():
+            raise ModelError(f"the config.json in {source!r} cannot be read: {error}") from error
+        raise ModelNotFoundError(
+            f"model {source!r} is neither a local folder nor reachable on the hub: {error}"
+        ) from error
+
+
+def _load_weights(source: str, config: Any, revision: str | None, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **_revision(revision),
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights of {source!r} cannot be loaded (safetensors only): {error}"
+        ) from error
+
+
+def _load_tokenizer(source: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **_revision(revision))
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"the tokenizer of {source!r} cannot be loaded: {error}") from error
+
+
+def _revision(revision: str | None) -> dict[str, str]:
+    return {"revision": revision} if revision else {}

@@ -1,0 +1,250 @@
+"""Greedy best-first search from the output (paper, Algorithm 1), exactly, without a heap over edges.
+
+The available edge with the highest score is taken next; taking an edge whose source was not
+visited makes the source's incoming edges available. Ties go to the edge that became available
+first. Traces are nested, so one rank per edge serves every size.
+
+How. Call tau(v) the order in which nodes are visited. The priority of an edge is (score, earlier
+tau(target), smaller index among its target's edges): "first come, first served". Between two
+discoveries of nodes nothing new becomes available, so an edge into v is taken in the interval
+q(e) = min{r > tau(v) : priority of the r-th discovery <= priority of e}, and the full order is: by q
+ascending, then by priority descending. So: (1) Prim's algorithm over nodes gives tau and the
+discoveries; (2) a stable radix sort of the edges, listed by tau(target), gives the priorities; (3) a
+binary search on the chain of running minima after tau(v) gives q; (4) a counting sort by q.
+"""
+
+import numba
+import numpy as np
+
+from graphtrace.layout import GraphLayout
+
+
+@numba.njit(cache=True)
+def _visit_order(offsets, source, score, output):
+    """Prim on nodes: tau of every node (-1: never reached), and the edge that discovers each.
+
+    A heap holds, per undiscovered node, the best available edge out of it (lazily, older entries
+    are dropped when popped). Only those can discover a node.
+    """
+    n_nodes = len(offsets) - 1
+    tau = np.full(n_nodes, -1, np.int64)
+    discovery = np.full(n_nodes, -1, np.int64)
+    best = np.full(n_nodes, -1, np.int64)
+    order = np.empty(n_nodes, np.int64)
+    heap = [(np.float32(0), np.int64(0), np.int64(0))]
+    heap.pop()
+    node, n_visited = output, 0
+    while True:
+        tau[node] = n_visited
+        order[n_visited] = node
+        n_visited += 1
+        for edge in range(offsets[node], offsets[node + 1]):
+            u = source[edge]
+            # Strictly better only: among equals the earlier-available edge stays.
+            if tau[u] < 0 and (best[u] < 0 or score[edge] > score[best[u]]):
+                best[u] = edge
+                # The edge number alone doesn't order ties between targets: tau(target) does.
+                _heap_push(heap, (-score[edge], tau[node], edge))
+        found = False
+        while len(heap) > 0:
+            _, _, edge = _heap_pop(heap)
+            u = source[edge]
+            if tau[u] < 0:
+                discovery[n_visited] = edge
+                node, found = u, True
+                break
+        if not found:
+            return order[:n_visited], discovery[:n_visited]
+
+
+@numba.njit(cache=True)
+def _heap_push(heap, item):
+    heap.append(item)
+    child = len(heap) - 1
+    while child > 0:
+        parent = (child - 1) >> 1
+        if heap[child] < heap[parent]:
+            heap[child], heap[parent] = heap[parent], heap[child]
+            child = parent
+        else:
+            break
+
+
+@numba.njit(cache=True)
+def _heap_pop(heap):
+    last = heap.pop()
+    if len(heap) == 0:
+        return last
+    top, heap[0] = heap[0], last
+    parent, size = 0, len(heap)
+    while True:
+        child = 2 * parent + 1
+        if child >= size:
+            break
+        if child + 1 < size and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] < heap[parent]:
+            heap[child], heap[parent] = heap[parent], heap[child]
+            parent = child
+        else:
+            break
+    return top
+
+
+@numba.njit(cache=True)
+def _edges_by_visit(offsets, order):
+    """All edges into visited nodes, listed by tau(target), then by edge number."""
+    total = 0
+    for node in order:
+        total += offsets[node + 1] - offsets[node]
+    listed = np.empty(total, np.int64)
+    at = 0
+    for node in order:
+        for edge in range(offsets[node], offsets[node + 1]):
+            listed[at] = edge
+            at += 1
+    return listed
+
+
+@numba.njit(cache=True)
+def _sort_by_score(listed, bits):
+    """`listed` by descending score, stable: radix sort, 11 bits at a time, of non-negative float32
+    bit patterns, which order as integers."""
+    n = len(listed)
+    other = np.empty_like(listed)
+    for shift in (0, 11, 22):
+        count = np.zeros(2049, np.int64)
+        for i in range(n):
+            count[2047 - ((bits[listed[i]] >> shift) & 2047) + 1] += 1
+        for b in range(2048):
+            count[b + 1] += count[b]
+        for i in range(n):
+            edge = listed[i]
+            b = 2047 - ((bits[edge] >> shift) & 2047)
+            other[count[b]] = edge
+            count[b] += 1
+        listed, other = other, listed
+    return listed
+
+
+@numba.njit(cache=True)
+def _rank(offsets, order, discovery, sorted_edges, n_edges):
+    """Rank of every edge from the visit order and the edges by priority."""
+    n_visited = len(order)
+    place = np.empty(n_edges, np.int64)
+    for i in range(len(sorted_edges)):
+        place[sorted_edges[i]] = i
+    # Chain of the discoveries after tau whose priority is lower than all before it, nearest last.
+    chain_r = np.empty(n_visited, np.int64)
+    chain_place = np.empty(n_visited, np.int64)
+    size = 0
+    interval = np.empty(n_edges, np.int64)
+    count = np.zeros(n_visited + 2, np.int64)
+    for visit in range(n_visited - 1, -1, -1):
+        node = order[visit]
+        for edge in range(offsets[node], offsets[node + 1]):
+            # The first r on the chain with place >= this edge's; places fall towards the end.
+            low, high = 0, size
+            while low < high:
+                middle = (low + high) >> 1
+                if chain_place[middle] >= place[edge]:
+                    low = middle + 1
+                else:
+                    high = middle
+            q = chain_r[low - 1] if low > 0 else n_visited
+            interval[edge] = q
+            count[q + 1] += 1
+        if visit > 0:
+            here = place[discovery[visit]]
+            while size > 0 and chain_place[size - 1] <= here:
+                size -= 1
+            chain_r[size], chain_place[size] = visit, here
+            size += 1
+    for q in range(n_visited + 1):
+        count[q + 1] += count[q]
+    rank = np.full(n_edges, -1, np.int64)
+    for i in range(len(sorted_edges)):
+        edge = sorted_edges[i]
+        rank[edge] = count[interval[edge]]
+        count[interval[edge]] += 1
+    return rank
+
+
+def best_first_ranks(layout: GraphLayout, score_E: np.ndarray) -> np.ndarray:
+    """int64 [E]: the rank of every edge in canonical order.
+
+    score_E: float32, finite and not negative, in the canonical order of `layout`.
+    """
+    score_E = np.ascontiguousarray(score_E, np.float32) + np.float32(0)  # -0.0 becomes 0.0
+    assert len(score_E) == layout.n_edges and (score_E >= 0).all()
+    source = source_nodes(layout)
+    order, discovery = _visit_order(layout.offsets, source, score_E, layout.output)
+    listed = _edges_by_visit(layout.offsets, order)
+    by_priority = _sort_by_score(listed, score_E.view(np.int32))
+    return _rank(layout.offsets, order, discovery, by_priority, layout.n_edges)
+
+
+def source_nodes(layout: GraphLayout) -> np.ndarray:
+    """int64 [E]: node id of every edge's source, in canonical order."""
+    columns = layout.columns
+    return (columns.level.astype(np.int64) - 1) * layout.n_tokens + columns.source
+
+
+@numba.njit(cache=True)
+def _random_walk(offsets, source, is_attention, output, seed):
+    """See `random_ranks`. Fisher-Yates inside each node, swap-remove from the frontier."""
+    np.random.seed(seed)
+    n_edges = len(source)
+    pending = np.arange(n_edges)
+    taken = np.zeros(len(offsets) - 1, np.int64)
+    rank = np.full(n_edges, -1, np.int64)
+    visited = np.zeros(len(offsets) - 1, np.bool_)
+    frontier = np.empty(len(offsets) - 1, np.int64)
+    n_fixed = np.zeros(len(offsets) - 1, np.int64)
+    for node in range(len(offsets) - 1):
+        at = offsets[node]
+        for edge in range(offsets[node], offsets[node + 1]):
+            if not is_attention[edge]:
+                pending[at], pending[edge] = pending[edge], pending[at]
+                at += 1
+        n_fixed[node] = at - offsets[node]
+    visited[output] = True
+    frontier[0] = output
+    size, next_rank = 1, 0
+    while size > 0:
+        where = np.random.randint(0, size)
+        node = frontier[where]
+        start, end = offsets[node], offsets[node + 1]
+        at = start + taken[node]
+        if at >= end:
+            size -= 1
+            frontier[where] = frontier[size]
+            continue
+        if taken[node] >= n_fixed[node]:
+            pick = np.random.randint(at, end)
+            pending[at], pending[pick] = pending[pick], pending[at]
+        edge = pending[at]
+        taken[node] += 1
+        rank[edge] = next_rank
+        next_rank += 1
+        if at + 1 == end:
+            size -= 1
+            frontier[where] = frontier[size]
+        u = source[edge]
+        if not visited[u]:
+            visited[u] = True
+            frontier[size] = u
+            size += 1
+    return rank
+
+
+def random_ranks(layout: GraphLayout, seed: int) -> np.ndarray:
+    """int64 [E]: the paper's random baseline (appendix D.1), a walk and not a weight.
+
+    Repeat: a frontier node (visited, with edges left) uniformly; its residual and mlp edges come
+    first, then a random attention edge of it; the edge's source joins the frontier.
+    """
+    is_attention = layout.columns.head >= 0
+    return _random_walk(
+        layout.offsets, source_nodes(layout), is_attention, layout.output, seed % 2**32
+    )
