@@ -19,7 +19,15 @@ _HOMES = {
     "trace_many": "graphtrace.tracing",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Curve",
+    "GraphtraceError",
+    "Input",
+    "Trace",
+    "load_model",
+    "trace",
+    "trace_many",
+]
 
 if TYPE_CHECKING:
     from graphtrace.errors import GraphtraceError

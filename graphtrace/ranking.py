@@ -1,4 +1,4 @@
-"""Greedy best-first search from the output (paper, Algorithm 1), exactly, without a heap over edges.
+"""Greedy best-first search from the output (paper, Algorithm 1), exactly, with no heap of edges.
 
 The available edge with the highest score is taken next; taking an edge whose source was not
 visited makes the source's incoming edges available. Ties go to the edge that became available
@@ -7,10 +7,10 @@ first. Traces are nested, so one rank per edge serves every size.
 How. Call tau(v) the order in which nodes are visited. The priority of an edge is (score, earlier
 tau(target), smaller index among its target's edges): "first come, first served". Between two
 discoveries of nodes nothing new becomes available, so an edge into v is taken in the interval
-q(e) = min{r > tau(v) : priority of the r-th discovery <= priority of e}, and the full order is: by q
-ascending, then by priority descending. So: (1) Prim's algorithm over nodes gives tau and the
-discoveries; (2) a stable radix sort of the edges, listed by tau(target), gives the priorities; (3) a
-binary search on the chain of running minima after tau(v) gives q; (4) a counting sort by q.
+q(e) = min{r > tau(v) : priority of the r-th discovery <= priority of e}, and the full order is: by
+q ascending, then by priority descending. So: (1) Prim's algorithm over nodes gives tau and the
+discoveries; (2) a stable radix sort of the edges, listed by tau(target), gives the priorities;
+(3) a binary search on the chain of running minima after tau(v) gives q; (4) a counting sort by q.
 """
 
 import numba
@@ -176,7 +176,8 @@ def best_first_ranks(layout: GraphLayout, score_E: np.ndarray) -> np.ndarray:
     score_E: float32, finite and not negative, in the canonical order of `layout`.
     """
     score_E = np.ascontiguousarray(score_E, np.float32) + np.float32(0)  # -0.0 becomes 0.0
-    assert len(score_E) == layout.n_edges and (score_E >= 0).all()
+    assert len(score_E) == layout.n_edges
+    assert (score_E >= 0).all()
     source = source_nodes(layout)
     order, discovery = _visit_order(layout.offsets, source, score_E, layout.output)
     listed = _edges_by_visit(layout.offsets, order)
@@ -193,7 +194,7 @@ def source_nodes(layout: GraphLayout) -> np.ndarray:
 @numba.njit(cache=True)
 def _random_walk(offsets, source, is_attention, output, seed):
     """See `random_ranks`. Fisher-Yates inside each node, swap-remove from the frontier."""
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  numba's own generator, per thread
     n_edges = len(source)
     pending = np.arange(n_edges)
     taken = np.zeros(len(offsets) - 1, np.int64)
@@ -212,7 +213,7 @@ def _random_walk(offsets, source, is_attention, output, seed):
     frontier[0] = output
     size, next_rank = 1, 0
     while size > 0:
-        where = np.random.randint(0, size)
+        where = np.random.randint(0, size)  # noqa: NPY002
         node = frontier[where]
         start, end = offsets[node], offsets[node + 1]
         at = start + taken[node]
@@ -221,7 +222,7 @@ def _random_walk(offsets, source, is_attention, output, seed):
             frontier[where] = frontier[size]
             continue
         if taken[node] >= n_fixed[node]:
-            pick = np.random.randint(at, end)
+            pick = np.random.randint(at, end)  # noqa: NPY002
             pending[at], pending[pick] = pending[pick], pending[at]
         edge = pending[at]
         taken[node] += 1

@@ -2,7 +2,6 @@
 scores and masked evaluations. Every edge's vector is built and added one by one."""
 
 import numpy as np
-import torch
 
 
 def softmax(x):
@@ -11,7 +10,7 @@ def softmax(x):
 
 
 class OracleModel:
-    """Weights and shape of a Hugging Face model of one of the six sequential families, in float64."""
+    """Weights and shape of a Hugging Face model of a sequential family, in float64."""
 
     def __init__(self, model):
         self.w = {k: v.detach().double().numpy() for k, v in model.state_dict().items()}
@@ -155,7 +154,3 @@ class OracleModel:
         for (_, level, _, _, t), value in weight.items():
             total[level, t] = total.get((level, t), 0) + value
         return {e: v / total[e[1], e[4]] if total[e[1], e[4]] else 0 for e, v in weight.items()}
-
-
-def ids_tensor(ids):
-    return torch.tensor(ids, dtype=torch.long)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_forward import OracleModel, ids_tensor
+from oracle_forward import OracleModel
 from tiny_models import TINY, tiny_model
 
 from graphtrace import schema
@@ -18,6 +18,10 @@ from graphtrace.scoring import l1_scores
 
 IDS = [3, 17, 5, 5, 29, 11, 8]
 _cache = {}
+
+
+def ids_tensor(ids):
+    return torch.tensor(ids, dtype=torch.long)
 
 
 def loaded(name):
@@ -117,7 +121,7 @@ def test_masked_evaluation_is_the_oracles_on_random_masks(name, seed, share):
     keys = edge_keys(layout)
     for row, size in zip(logits, (0, k, layout.n_edges), strict=True):
         kept = {key for key, r in zip(keys, rank, strict=True) if r < size}
-        expected = oracle.run(IDS, lambda *edge: edge in kept)[3]
+        expected = oracle.run(IDS, lambda *edge, kept=kept: edge in kept)[3]
         np.testing.assert_allclose(row.numpy(), expected, rtol=2e-4, atol=2e-4)
 
 
