@@ -109,7 +109,7 @@ class GraphLayout:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """int64 [levels * n_tokens + 1]: the edges into node v are offsets[v] ... offsets[v+1]-1."""
+        """int64 [levels * n_tokens + 1]: edges into node v are offsets[v] ... offsets[v+1]-1."""
         counts = np.zeros((self.n_levels, self.n_tokens), np.int64)
         for level in range(1, self.n_levels):
             first = int(self.first_position[level])

@@ -28,7 +28,7 @@ def site_of(level: int, parallel: bool) -> str:
 
 
 def component_name(kind: int, level: int, head: int, parallel: bool) -> str:
-    """The component that makes an edge of `kind` into `level`, such as `L10H7` or `L3.resid_mid`."""
+    """The component that makes an edge of `kind` into `level`: `L10H7`, `L3.resid_mid`."""
     layer = level - 1 if parallel else (level - 1) // 2
     if kind == ATTENTION:
         return f"L{layer}H{head}"

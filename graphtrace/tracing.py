@@ -108,7 +108,7 @@ def trace_tokens(model: TracedModel, tokens: Tokenized, options: TraceOptions) -
     _check(options)
     grid = check_sizes(options.sizes)
     ids = torch.as_tensor(tokens.token_ids.astype(np.int64))
-    layout = GraphLayout(len(ids), model.n_layers, model.n_heads, windows=model.windows)
+    layout = layout_of(model, tokens)
 
     scores, final_state = l1_scores(model, ids)
     score = flatten_edges(layout, scores)
@@ -233,6 +233,11 @@ def _checked(model: TracedModel, input_: Input, ids: np.ndarray, next_id) -> Tok
             f"{limit}; shorten the text"
         )
     return Tokenized(input_, ids, next_id)
+
+
+def layout_of(model: TracedModel, tokens: Tokenized) -> GraphLayout:
+    """The shape of an input's graph."""
+    return GraphLayout(len(tokens.token_ids), model.n_layers, model.n_heads, windows=model.windows)
 
 
 def planned_id(model: TracedModel, tokens: Tokenized, options: TraceOptions) -> str:

@@ -1,5 +1,6 @@
 """A whole trace: its measures against plain definitions, and what it says of itself."""
 
+import itertools
 import math
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_mass_and_gini_are_their_definitions(values, n_nodes):
     score = np.array(values, np.float32)
     offsets = np.unique(np.linspace(0, len(score), n_nodes + 1).astype(np.int64))
     expected = 0
-    for a, b in zip(offsets, offsets[1:], strict=False):
+    for a, b in itertools.pairwise(offsets):
         into = sorted(score[a:b].tolist(), reverse=True)
         expected += next(m for m in range(b - a + 1) if sum(into[:m]) >= 0.9 * sum(into) - 1e-12)
     assert mass_edges(offsets, score, 0.9) == expected

@@ -1,0 +1,150 @@
+"""`graphtrace extract`: inputs through a model into the archive, and into the store."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphtrace.cli.app import app
+from graphtrace.cli.output import Format, FormatOption, note, print_frame
+
+EXIT_SOME_FAILED = 3
+EXIT_TERMINATED = 143
+
+
+@app.command()
+def extract(
+    corpus: Annotated[
+        Path | None, typer.Argument(help="A corpus: .txt, .jsonl, .json, .csv, .tsv or .parquet.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Hub id, local folder, or `demo`, the bundled model.")
+    ] = ...,  # pyright: ignore[reportArgumentType]
+    text: Annotated[list[str] | None, typer.Option(help="Trace this text; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many inputs.")] = None,
+    archive: Annotated[Path, typer.Option(help="Archive folder.")] = Path("traces/archive"),
+    ingest: Annotated[
+        bool | None,
+        typer.Option(help="Also write the store; by default yes, with --shard no."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Store folder [default: $GRAPHTRACE_STORE or traces/store]."),
+    ] = None,
+    scorer: Annotated[str, typer.Option(help="l1, or random: the paper's baseline.")] = "l1",
+    sizes: Annotated[
+        str | None, typer.Option(help="Comma-separated sizes of the curve, fractions of |E|.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Edges the archive keeps: F, k:N or all [default: 1 %, at least 5,000]."),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Column to keep as a label.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column that holds the text.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed, for scorers that draw.")] = 0,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: the I-th of N disjoint parts of the corpus.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try inputs again that failed before.")
+    ] = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Trace every input and commit it to the archive; resumes where an earlier run ended.
+
+    Ends with a table of what was traced. Exit code 0: all done; 3: some inputs failed; 143:
+    stopped by SIGTERM after the input at hand.
+    """
+    inputs = _inputs(corpus, text, limit, label, text_column, shard)
+    from graphtrace.evaluation import check_sizes
+    from graphtrace.models import load_model
+    from graphtrace.sizes import SIZE_GRID
+    from graphtrace.study import extract as extract_inputs
+
+    grid = SIZE_GRID if sizes is None else tuple(check_sizes(_numbers(sizes)))
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    result = extract_inputs(
+        load_model(model, device=device, dtype=dtype, revision=revision),
+        inputs,
+        archive,
+        scorer=scorer,
+        seed=seed,
+        sizes=grid,
+        keep=keep,
+        retry_failed=retry_failed,
+        show_progress=True,
+        stop=stop,
+    )
+    _print_result(result, archive, format)
+    if result.stopped:
+        note("graphtrace: stopped; the same command goes on from here")
+        raise typer.Exit(EXIT_TERMINATED)
+    if ingest or (ingest is None and shard is None):
+        _ingest(archive, store)
+    else:
+        note(f"next: graphtrace ingest {archive}")
+    if result.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _inputs(corpus, text, limit, label, text_column, shard) -> list:
+    from graphtrace.corpus import parse_shard, read_corpus, take_shard, texts_as_inputs
+    from graphtrace.errors import OptionError
+
+    if (corpus is None) == (not text):
+        raise OptionError("give either a corpus file or one or more --text, and not both")
+    if corpus is None:
+        inputs = texts_as_inputs(text)[:limit]
+    else:
+        inputs = list(read_corpus(corpus, limit=limit, text_column=text_column, labels=label or ()))
+    return inputs if shard is None else take_shard(inputs, parse_shard(shard))
+
+
+def _numbers(text: str) -> list[float]:
+    from graphtrace.errors import OptionError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OptionError(f"--sizes {text!r}: {error}; write numbers such as 0.001,0.01") from error
+
+
+def _print_result(result, archive: Path, format: Format) -> None:
+    import pandas as pd
+
+    from graphtrace.archive import open_archive
+
+    n_traced, n_present, n_failed = len(result.traced), len(result.present), len(result.failed)
+    for name, message in result.failed[:10]:
+        note(f"failed: {name}: {message}")
+    if n_failed > 10:
+        note(f"failed: {n_failed - 10} more; `graphtrace archive info` counts them")
+    ids = [*result.traced, *result.present]
+    with open_archive(archive) as opened:
+        traces = opened.traces().set_index("id").loc[ids].reset_index() if ids else pd.DataFrame()
+    columns = "id name n_tokens n_edges n_kept entropy loss predicted density".split()
+    shown = traces[columns] if ids else pd.DataFrame(columns=columns)
+    limit = 20 if format is Format.table else len(shown)
+    print_frame(shown.head(limit), format)
+    if len(shown) > limit:
+        note(f"… {len(shown) - limit:,} more; `graphtrace traces` lists them all")
+    per_input = f", {1000 * result.seconds / n_traced:,.0f} ms each" if n_traced else ""
+    note(
+        f"{n_traced:,} traced in {result.seconds:.1f} s{per_input}; {n_present:,} were there "
+        f"already; {n_failed:,} failed; archive {archive}"
+    )
+
+
+def _ingest(archive: Path, store: str | None) -> None:
+    from graphtrace.ingestion import ingest
+    from graphtrace.stores.base import default_store
+
+    url = store or default_store()
+    ingest(archive, url, show_progress=True)
+    note(f"store {url}; next: graphtrace queries, graphtrace analyze centrality")

@@ -1,0 +1,101 @@
+"""Many inputs through one model into one archive: resumable, one input's failure is not the run's."""
+
+import threading
+import time
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any, NamedTuple
+
+from graphtrace.archive_write import ArchiveWriter, failure_key, keep_count, parse_keep
+from graphtrace.corpus import read_corpus, texts_as_inputs
+from graphtrace.errors import InputError, NonFiniteError
+from graphtrace.models import TracedModel, load_model
+from graphtrace.progress import progress
+from graphtrace.sizes import SIZE_GRID
+from graphtrace.traces import Input
+from graphtrace.tracing import TraceOptions, layout_of, planned_id, tokenize, trace_tokens
+
+
+class ExtractResult(NamedTuple):
+    """What a run did. traced, present, failed: lists of trace ids, trace ids, and (input name,
+    message); seconds: spent on tracing; stopped: whether it was asked to stop before the end."""
+
+    traced: list[str]
+    present: list[str]
+    failed: list[tuple[str, str]]
+    seconds: float
+    stopped: bool
+
+
+def extract(
+    model: TracedModel | Any,
+    inputs: Iterable[Input | str] | str | PathLike,
+    archive: str | PathLike = "traces/archive",
+    *,
+    scorer: str = "l1",
+    seed: int = 0,
+    sizes: Iterable[float] = SIZE_GRID,
+    keep: str | float | None = None,
+    retry_failed: bool = False,
+    show_progress: bool = False,
+    stop: threading.Event | None = None,
+) -> ExtractResult:
+    """Trace every input that the archive does not hold yet, committing each when it is done.
+
+    inputs: Inputs or texts, or the path of a corpus file. keep: how many edges the archive keeps,
+    see `archive_write.parse_keep`. An input that cannot be traced is recorded as failed and the
+    run goes on; later runs pass over it unless `retry_failed`. A trace that is there with fewer
+    edges than `keep` asks for is traced again. stop: set it (from a signal handler)
+    to end after the input at hand.
+
+    Raises ModelError, CorpusError, ArchiveError, StorageFullError; what was committed is kept.
+    """
+    traced_model = model if isinstance(model, TracedModel) else load_model(model)
+    options = TraceOptions(scorer, seed, tuple(sizes))
+    todo = _as_inputs(inputs)
+    keep = parse_keep(keep)
+    settings = options.settings(traced_model).id
+    result = ExtractResult([], [], [], 0.0, False)
+    start = time.monotonic()
+    with (
+        ArchiveWriter(archive) as writer,
+        progress("extract", len(todo), "inputs", show_progress) as advance,
+    ):
+        for input_ in todo:
+            if stop is not None and stop.is_set():
+                result = result._replace(stopped=True)
+                break
+            key = failure_key(traced_model.info.id, input_.id, settings)
+            if writer.has_failed(key) and not retry_failed:
+                result.failed.append((input_.name, "failed in an earlier run; see --retry-failed"))
+            else:
+                _trace_one(traced_model, input_, options, keep, writer, key, result)
+            advance()
+    return result._replace(seconds=time.monotonic() - start)
+
+
+def _trace_one(model, input_, options, keep, writer, key, result) -> None:
+    try:
+        tokens = tokenize(model, input_)
+        trace_id = planned_id(model, tokens, options)
+        n_kept = keep_count(keep, layout_of(model, tokens).n_edges)
+        if writer.has(trace_id, n_kept):
+            result.present.append(trace_id)
+            return
+        trace = trace_tokens(model, tokens, options)
+    except (InputError, NonFiniteError) as error:
+        writer.fail(key, input_.name, model.info.id, error)
+        result.failed.append((input_.name, str(error)))
+        return
+    writer.write(trace, n_kept)
+    writer.clear_failure(key)
+    result.traced.append(trace.id)
+
+
+def _as_inputs(inputs: Iterable[Input | str] | str | PathLike) -> list[Input]:
+    if isinstance(inputs, str | PathLike):
+        return list(read_corpus(inputs))
+    listed = list(inputs)
+    named = texts_as_inputs([text for text in listed if isinstance(text, str)])
+    by_order = iter(named)
+    return [text if isinstance(text, Input) else next(by_order) for text in listed]
