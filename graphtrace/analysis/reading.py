@@ -1,0 +1,84 @@
+"""How every analysis reads its traces: selected, grouped, one sub-graph at a time.
+
+Numbers of two settings are never pooled, and traces too small to hold one complete path are
+counted and reported once rather than once per trace.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+
+from graphtrace.errors import OptionError
+from graphtrace.selection import TraceSource, select_traces
+from graphtrace.sizes import ShortTraceWarning, Size, parse_size
+from graphtrace.subgraph import SubGraph
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Wraps the loop over traces to show how far it is: (items, number of items) -> items."""
+
+
+def chosen_traces(
+    source: TraceSource,
+    models: list[str] | None = None,
+    settings: str | None = None,
+    where: list[str] | None = None,
+    by: list[str] | None = None,
+) -> pd.DataFrame:
+    """`select_traces`, with one column `by:KEY` for every key to group by.
+
+    by: label keys, or columns of `traces`. A trace without the label is in the group ''. Raises
+    OptionError where no trace has the label.
+    """
+    traces = select_traces(source.traces(), models, settings, where)
+    if len(traces) == 0:
+        raise OptionError("there are no traces here yet; run `graphtrace extract` first")
+    groups = {}
+    for key in by or []:
+        labels = [labels.get(key) for labels in traces["labels"]]
+        if any(value is not None for value in labels):
+            groups[f"by:{key}"] = ["" if value is None else str(value) for value in labels]
+        elif key in traces.columns and key not in ("labels", "meta"):
+            groups[f"by:{key}"] = traces[key].astype(str).tolist()
+        else:
+            known = sorted({key for labels in traces["labels"] for key in labels})
+            raise OptionError(
+                f"cannot group by {key!r}: no trace has that label; labels here: "
+                f"{', '.join(known) or 'none'}"
+            )
+    return traces.assign(**groups)
+
+
+def group_columns(traces: pd.DataFrame) -> list[str]:
+    """The columns `by:KEY` of `chosen_traces`."""
+    return [column for column in traces.columns if column.startswith("by:")]
+
+
+def subgraphs(
+    source: TraceSource,
+    traces: pd.DataFrame,
+    size: Size | float | str,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Any, SubGraph]]:
+    """(row of `traces`, its sub-graph) one after the other, in the order of `traces`.
+
+    Warns once, at the end, with the number of traces that keep fewer edges than one complete
+    path. Raises SizeError where a trace does not hold the size.
+    """
+    size = parse_size(size)
+    rows = list(traces.to_dict("records"))
+    short = 0
+    for row in progress(rows, len(rows)) if progress else rows:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ShortTraceWarning)
+            subgraph = source.subgraph(row["id"], size)
+        short += len(subgraph) < subgraph.layout.path_length
+        yield row, subgraph
+    if short:
+        warnings.warn(
+            f"at size {size}, {short:,} of {len(rows):,} traces keep fewer edges than one complete "
+            "path from an embedding to the output; take a larger size",
+            ShortTraceWarning,
+            stacklevel=2,
+        )
