@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,24 +20,26 @@ import pyarrow.parquet as pq
 from graphtrace import schema
 from graphtrace.archive_files import (
     FAILED,
-    LOOSE,
     PACKS,
     Pack,
-    check_seal,
-    damaged,
     loose_ids,
     loose_path,
-    open_parquet,
     pack_files,
-    parquet_errors,
     read_manifest,
+)
+from graphtrace.archive_parquet import (
+    check_row,
+    check_seal,
+    damaged,
+    open_parquet,
+    parquet_errors,
     row_of,
 )
 from graphtrace.errors import ArchiveError, OptionError, TraceNotFoundError
 from graphtrace.selection import resolve_trace
 from graphtrace.sizes import Size
 from graphtrace.subgraph import SubGraph
-from graphtrace.traces import Trace, content_hash
+from graphtrace.traces import Trace
 
 FAILURE_COLUMNS = ("key", "input", "model", "error", "message", "created")
 """Columns of `Archive.failures()`."""
@@ -148,7 +151,7 @@ class Archive:
         """What the archive holds: traces, edges (kept), bytes (of all its files), bytes_per_edge,
         models (name: traces), settings (id: traces), packs, loose, failures, format, created."""
         frame = self.traces()
-        edges = int(frame["n_kept"].sum())
+        edges = sum(frame["n_kept"].tolist())
         size = sum(path.stat().st_size for path in self._all_files())
         return {
             "archive": self.folder.name,
@@ -238,50 +241,50 @@ class Archive:
         raise ArchiveError(f"the files of {self.folder} keep changing; try again")
 
     def _load_metadata(self) -> None:
-        tables, places = [], []
-        for name, pack in self._packs.items():
-            if pack not in self._tables:
-                self._tables[pack] = self._metadata(self.folder / PACKS / name)
-            table = self._tables[pack]
-            if len(table) != pack.traces:
-                raise damaged(
-                    str(self.folder / PACKS / name),
-                    f"it holds {len(table)} traces and the manifest says {pack.traces}",
-                )
-            tables.append(table)
-            places += [_Place(name, group) for group in range(len(table))]
-        for trace in self._loose:
-            if trace not in self._tables:
-                path = loose_path(self.folder, trace)
-                table = self._metadata(path)
-                if table["id"].to_pylist() != [trace]:
-                    raise damaged(str(path), f"it holds {table['id'].to_pylist()}")
-                self._tables[trace] = table
-            tables.append(self._tables[trace])
-            places.append(_Place(None))
-        frame = _traces_frame(pa.concat_tables(tables) if tables else None)
-        keys = [
-            (corpus, _natural(name), *ids)
-            for corpus, name, *ids in zip(
-                *(frame[column] for column in ("corpus", "name", "input", "id")), strict=True
-            )
+        # Packs first: of equal copies the packed one counts, whose file never goes away.
+        sources: list[Pack | str] = [*self._packs.values(), *self._loose]
+        new = [source for source in sources if source not in self._tables]
+        with ThreadPoolExecutor(4) as threads:
+            self._tables |= zip(new, threads.map(self._metadata, new), strict=True)
+        tables = [self._tables[source] for source in sources]
+        places = [
+            _Place(source.file if isinstance(source, Pack) else None, group)
+            for source, table in zip(sources, tables, strict=True)
+            for group in range(len(table))
         ]
-        # A trace that is both packed and loose counts once; packs come first and sorting is stable.
-        order, seen = [], set()
-        for i in sorted(range(len(keys)), key=keys.__getitem__):
-            if keys[i][-1] not in seen:
-                seen.add(keys[i][-1])
-                order.append(i)
+        frame = _traces_frame(tables)
+        best: dict[str, int] = {}
+        n_kept = frame["n_kept"].tolist()
+        for i, trace in enumerate(frame["id"]):
+            if trace not in best or n_kept[i] > n_kept[best[trace]]:
+                best[trace] = i
+        keys = {
+            i: (corpus, _natural(name), input_, trace)
+            for i, corpus, name, input_, trace in frame.loc[
+                list(best.values()), ["corpus", "name", "input", "id"]
+            ].itertuples(name=None)
+        }
+        order = sorted(keys, key=keys.__getitem__)
         self._frame = frame.iloc[order].reset_index(drop=True)
         self._index = {keys[i][-1]: places[i] for i in order}
 
-    def _metadata(self, path: Path) -> pa.Table:
-        with parquet_errors(str(path)), path.open("rb") as source:
-            file = open_parquet(source, str(path))
-            table = file.read(columns=_METADATA, use_threads=False).combine_chunks()
+    def _metadata(self, source: Pack | str) -> pa.Table:
+        """The metadata columns of a pack, or of a loose trace given by its id."""
+        path = (
+            self.folder / PACKS / source.file
+            if isinstance(source, Pack)
+            else self._loose_path(source)
+        )
+        with parquet_errors(str(path)), path.open("rb") as file:
+            table = open_parquet(file, str(path)).read(columns=_METADATA, use_threads=False)
+        if isinstance(source, Pack) and len(table) != source.traces:
+            what = f"it holds {len(table)} traces and the manifest says {source.traces}"
+            raise damaged(str(path), what)
+        if isinstance(source, str) and table["id"].to_pylist() != [source]:
+            raise damaged(str(path), f"it holds {table['id'].to_pylist()}")
         for number in set(table["format"].to_pylist()) - {schema.FORMAT}:
-            raise ArchiveError(f"{path} holds a trace of format {number}")
-        return table
+            raise ArchiveError(f"{path} holds a trace of format {number}; install a newer version")
+        return table.combine_chunks()
 
     def _read(self, ids: list[str]) -> list[pa.Table]:
         """The one-row tables of the given traces, each checked against its content hash."""
@@ -305,16 +308,19 @@ class Archive:
                 table = self._pack(name).read_row_groups([g for g, _ in here], use_threads=False)
                 found |= {trace: table.slice(i, 1) for i, (_, trace) in enumerate(here)}
         for trace, place in wanted:
-            shown = str(self.folder / (f"{PACKS}/{place.pack}" if place.pack else LOOSE))
-            check_row(found[trace], trace, shown if place.pack else f"{shown}/{trace}.parquet")
+            path = self.folder / PACKS / place.pack if place.pack else self._loose_path(trace)
+            check_row(found[trace], trace, str(path))
         return [found[trace] for trace, _ in wanted]
 
     def _read_loose(self, trace: str) -> pa.Table:
-        path = loose_path(self.folder, trace)
+        path = self._loose_path(trace)
         data = path.read_bytes()
         check_seal(io.BytesIO(data), str(path))
         with parquet_errors(str(path)):
             return open_parquet(pa.BufferReader(data), str(path)).read(use_threads=False)
+
+    def _loose_path(self, trace: str) -> Path:
+        return loose_path(self.folder, trace)
 
     def _pack(self, name: str) -> pq.ParquetFile:
         if name not in self._files:
@@ -344,7 +350,7 @@ class Archive:
     def _all_files(self) -> Iterator[Path]:
         yield self.folder / "manifest.json"
         yield from (self.folder / PACKS / name for name in self._packs)
-        yield from (path for t in self._loose if (path := loose_path(self.folder, t)).exists())
+        yield from (path for t in self._loose if (path := self._loose_path(t)).exists())
 
 
 def open_archive(path: str | Path) -> Archive:
@@ -357,25 +363,10 @@ def open_archive(path: str | Path) -> Archive:
     return Archive(path)
 
 
-def check_row(table: pa.Table, trace: str, shown: str) -> None:
-    """Raise ArchiveDamagedError where a one-row table is not that trace or its edges are not
-    those that its content hash was made of."""
-    from graphtrace.layout import EdgeColumns
-
-    if table["id"][0].as_py() != trace:
-        raise damaged(shown, f"it holds {table['id'][0].as_py()} in the place of {trace}")
-    edges = EdgeColumns(*(table[name].chunk(0)[0].values.to_numpy() for name in schema.EDGE_FIELDS))
-    lengths = {len(column) for column in edges}
-    if lengths != {table["n_kept"][0].as_py()}:
-        raise damaged(shown, f"the edge columns of {trace} have lengths {sorted(lengths)}")
-    if content_hash(edges) != table["content"][0].as_py():
-        raise damaged(shown, f"the edges of {trace} are not those that were written")
-
-
-def _traces_frame(table: pa.Table | None) -> pd.DataFrame:
-    """`traces()` from the metadata columns, in the order of the table's rows."""
-    if table is None:
-        table = pa.schema([schema.TRACE.field(name) for name in _METADATA]).empty_table()
+def _traces_frame(tables: list[pa.Table]) -> pd.DataFrame:
+    """`traces()` from the metadata columns, in the order of the tables' rows."""
+    empty = pa.schema([schema.TRACE.field(name) for name in _METADATA]).empty_table()
+    table = pa.concat_tables([empty, *(found.select(_METADATA) for found in tables)])
     columns: dict[str, Any] = {}
     for name in schema.TRACES_COLUMNS:
         if name == "n_tokens":

@@ -1,4 +1,4 @@
-"""The archive's files: sealed Parquet, atomic commits, the manifest, the lock (docs/format.md).
+"""The archive's files: names, atomic commits, the lock, the manifest (docs/format.md).
 
     manifest.json               what the archive is, and its packs with their checksums
     loose/<trace id>.parquet    one trace, just committed
@@ -12,7 +12,6 @@ Nothing here knows what a trace means; `archive` reads with it and `archive_writ
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,190 +22,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from graphtrace import schema
-from graphtrace.errors import ArchiveDamagedError, ArchiveError, StorageFullError
+from graphtrace.archive_parquet import damaged
+from graphtrace.errors import ArchiveError, StorageFullError
 
-MANIFEST, LOCK, LOOSE, PACKS, FAILED, ASIDE = (
-    "manifest.json",
-    "archive.lock",
-    "loose",
-    "packs",
-    "failed",
-    "damaged",
-)
-SEAL = "graphtrace.seal"
-"""Key of the footer entry that holds the file's own checksum, see `sealed_digest`."""
+MANIFEST, LOCK = "manifest.json", "archive.lock"
+LOOSE, PACKS, FAILED = "loose", "packs", "failed"
+ASIDE = "damaged"
+"""Where `archive verify --set-aside` puts damaged files."""
 
-_BLANK = "0" * 64
 _LOOSE_NAME = re.compile(r"t[0-9a-f]{12}\.parquet")
 _PACK_NAME = re.compile(r"\d{5,}\.parquet")
 _TEMPORARY = re.compile(r".+\.tmp-(?P<host>.+)-(?P<pid>\d+)-\d+")
 _FOREIGN_AGE = 24 * 3600.0
 """Seconds after which a temporary file of another machine counts as abandoned."""
-
-_SPLIT = (
-    *(f"{name}.list.element" for name in schema.EDGE_FIELDS if name != "edge_kind"),
-    "component_counts.list.element",
-)
-# Byte streams of small integers and of float32 compress best when split: 7.6 bytes per edge, all
-# included, against 10.8 with Parquet's defaults (13,000 edges of a 32-layer model). No statistics
-# and no Arrow schema: nothing reads them, and they would be a tenth of a small file.
-_PARQUET: dict[str, Any] = {
-    "compression": "zstd",
-    "compression_level": 3,
-    "use_dictionary": False,
-    "column_encoding": dict.fromkeys(_SPLIT, "BYTE_STREAM_SPLIT"),
-    "write_statistics": False,
-    "store_schema": False,
-    "write_page_checksum": True,
-}
-
-
-# ---------------------------------------------------------------------------- rows and tables
-
-
-def table_of(row: dict[str, Any]) -> pa.Table:
-    """The one-row `schema.TRACE` table of `Trace.to_row()`.
-
-    Raises ArchiveError where a string is not valid Unicode (a lone surrogate).
-    """
-    columns = []
-    for entry in schema.TRACE:
-        value = row[entry.name]
-        try:
-            if isinstance(value, np.ndarray):
-                # No copy and no Python objects for what is long.
-                values = pa.array(np.ascontiguousarray(value), entry.type.value_type)
-                offsets = pa.array([0, len(values)], pa.int32())
-                columns.append(pa.ListArray.from_arrays(offsets, values).cast(entry.type))
-            else:
-                columns.append(pa.array([value], entry.type))
-        except UnicodeEncodeError as error:
-            raise ArchiveError(
-                f"trace {row['id']}: {entry.name} holds {error.object[error.start]!r} at character "
-                f"{error.start}, half a surrogate pair, which no UTF-8 file can hold; repair the "
-                "text and trace it again"
-            ) from error
-    return pa.Table.from_arrays(columns, schema=schema.TRACE)
-
-
-def row_of(table: pa.Table, index: int = 0) -> dict[str, Any]:
-    """Row `index` of a `schema.TRACE` table as `Trace.from_row` takes it: long lists as arrays."""
-    row = {}
-    for entry, column in zip(table.schema, table.columns, strict=True):
-        value = column[index]
-        long = entry.name in schema.EDGE_FIELDS or entry.name == "component_counts"
-        row[entry.name] = value.values.to_numpy(zero_copy_only=False) if long else value.as_py()
-    return row
-
-
-# ------------------------------------------------------------------------------ sealed Parquet
-
-
-def write_parquet(sink: BinaryIO, tables: Iterator[pa.Table]) -> int:
-    """Write one row group per one-row table and a blank seal; returns the number of tables."""
-    n = 0
-    with pq.ParquetWriter(sink, schema.TRACE, **_PARQUET) as writer:
-        for table in tables:
-            writer.write_table(table)
-            n += 1
-        writer.add_key_value_metadata({SEAL: _BLANK})
-    return n
-
-
-def seal(file: BinaryIO) -> str:
-    """Fill the blank seal of a Parquet file open for reading and writing; returns its digest."""
-    digest, at, _ = sealed_digest(file)
-    file.seek(at)
-    file.write(digest.encode())
-    return digest
-
-
-def sealed_digest(file: BinaryIO) -> tuple[str, int, str]:
-    """(digest, offset, stored): the SHA-256 of the file with its 64-digit seal read as zeros,
-    where the seal stands, and what stands there. Raises ValueError where there is no seal."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(size - 8, 0))
-    tail = file.read(8)
-    if size < 12 or tail[4:] != b"PAR1":
-        raise ValueError("it does not end as a Parquet file does")
-    start = size - 8 - int.from_bytes(tail[:4], "little")
-    if start < 4:
-        raise ValueError("its footer is longer than the file")
-    file.seek(start)
-    footer = file.read()
-    at = footer.find(SEAL.encode())
-    # Key, then the value's type and length (two bytes), then its 64 digits.
-    at = at + len(SEAL) + 2 if at >= 0 else len(footer)
-    stored = footer[at : at + 64]
-    if len(stored) < 64:
-        raise ValueError("it has no seal")
-    digest = hashlib.sha256()
-    file.seek(0)
-    left = start
-    while left:
-        block = file.read(min(left, 1 << 20))
-        if not block:
-            raise ValueError("it ends early")
-        digest.update(block)
-        left -= len(block)
-    digest.update(footer[:at] + _BLANK.encode() + footer[at + 64 :])
-    return digest.hexdigest(), start + at, stored.decode("ascii", "replace")
-
-
-def check_seal(file: BinaryIO, shown: str) -> None:
-    """Raise ArchiveDamagedError where the file is not what was sealed; `shown` names it."""
-    try:
-        digest, _, stored = sealed_digest(file)
-    except ValueError as error:
-        raise damaged(shown, str(error)) from error
-    if digest != stored:
-        raise damaged(shown, "its checksum is not the one it was sealed with")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def parquet_errors(shown: str) -> Iterator[None]:
-    """Turn what pyarrow raises on damaged bytes into ArchiveDamagedError naming the file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
-        raise damaged(shown, str(error).splitlines()[0] if str(error) else repr(error)) from error
-
-
-def damaged(shown: str, what: str) -> ArchiveDamagedError:
-    """The error for a damaged file; its message says how to go on."""
-    return ArchiveDamagedError(
-        f"{shown} is damaged: {what}; restore the file from a copy, or run `graphtrace archive "
-        "verify --set-aside` to take every damaged file out and then `graphtrace extract` again, "
-        "which traces only what is missing"
-    )
-
-
-def open_parquet(source: Any, shown: str, columns: bool = True) -> pq.ParquetFile:
-    """A ParquetFile with page checksums verified. Raises ArchiveDamagedError where its footer
-    cannot be read or, with `columns`, its schema is not `schema.TRACE`."""
-    with parquet_errors(shown):
-        file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
-        if columns and not file.schema_arrow.equals(schema.TRACE):
-            unlike = set(file.schema_arrow) ^ set(schema.TRACE)
-            names = ", ".join(sorted({entry.name for entry in unlike})) or "their order"
-            raise ValueError(f"its columns are not those of format {schema.FORMAT} ({names})")
-        return file
-
-
-# ------------------------------------------------------------------------------ atomic commits
 
 
 @contextlib.contextmanager
@@ -425,7 +254,7 @@ def pack_files(folder: Path) -> list[str]:
 def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
     # A folder that is not there is empty: tools that copy files often leave empty folders out.
     try:
-        return sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
+        return sorted(path.name for path in folder.iterdir() if pattern.fullmatch(path.name))
     except FileNotFoundError:
         return []
 
@@ -435,21 +264,7 @@ def loose_path(folder: Path, trace: str) -> Path:
     return folder / LOOSE / f"{trace}.parquet"
 
 
-def encode(table: pa.Table) -> bytes:
-    """The sealed bytes of one trace's loose file."""
-    buffer = io.BytesIO()
-    write_parquet(_Unclosed(buffer), iter([table]))
-    seal(buffer)
-    return buffer.getvalue()
-
-
-class _Unclosed:
-    """A file that its Parquet writer may write to and not close."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.closed = False
-        self.write, self.flush, self.tell = file.write, file.flush, file.tell
-
-    def close(self) -> None:
-        """Leave the file open; it belongs to somebody else."""
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

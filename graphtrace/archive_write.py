@@ -17,32 +17,36 @@ from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 
-from graphtrace.archive import FAILURE_COLUMNS, Archive, check_row
+from graphtrace.archive import FAILURE_COLUMNS, Archive
 from graphtrace.archive_files import (
     ASIDE,
     FAILED,
+    LOCK,
     LOOSE,
     MANIFEST,
     PACKS,
     Manifest,
     Pack,
     archive_lock,
-    check_seal,
     commit,
-    encode,
     file_digest,
     loose_ids,
     loose_path,
-    open_parquet,
     pack_files,
-    parquet_errors,
     read_manifest,
-    seal,
     storage_errors,
     sweep,
     sync_folder,
-    table_of,
     write_manifest,
+)
+from graphtrace.archive_parquet import (
+    check_row,
+    check_seal,
+    encode,
+    open_parquet,
+    parquet_errors,
+    seal,
+    table_of,
     write_parquet,
 )
 from graphtrace.errors import ArchiveError, OptionError, SizeError
@@ -117,7 +121,7 @@ class ArchiveWriter:
         with storage_errors(str(self.folder)):
             for part in ("", LOOSE, PACKS, FAILED):
                 sweep(self.folder / part)
-        self._packed: dict[Pack, frozenset[str]] = {}
+        self._packed: dict[Pack, dict[str, int]] = {}
         self._listed = (0, 0, 0)
         self._n_loose = len(loose_ids(self.folder))
         self._look()
@@ -135,17 +139,22 @@ class ArchiveWriter:
         if len(loose_ids(self.folder)) >= PACK_AT_END:
             self.pack()
 
-    def has(self, trace: str) -> bool:
-        """Whether the trace of that id is committed, by whichever process."""
-        if loose_path(self.folder, trace).exists():
-            return True
+    def has(self, trace: str, n_kept: int = 0) -> bool:
+        """Whether the trace of that id is committed, with at least `n_kept` edges, by whichever
+        process."""
+        try:
+            if kept_edges(loose_path(self.folder, trace)).get(trace, -1) >= n_kept:
+                return True
+        except FileNotFoundError:
+            pass
         self._look()
-        return any(trace in ids for ids in self._packed.values())
+        return any(ids.get(trace, -1) >= n_kept for ids in self._packed.values())
 
     def write(self, trace: Trace, n_kept: int | None = None) -> None:
         """Commit a trace with its first `n_kept` edges (all that are at hand by default).
 
-        A trace of the same id is replaced. A failure under its id is cleared.
+        Where it is there already, the copy with more edges counts from now on, so that an archive
+        can be extracted again with a larger --keep. A failure under its id is cleared.
         """
         self.write_table(table_of(trace.to_row(n_kept)))
 
@@ -209,7 +218,7 @@ class ArchiveWriter:
         if stamp != self._listed:
             archive = Archive(self.folder)
             self._packed = {
-                pack: self._packed.get(pack) or frozenset(pack_ids(self.folder / PACKS / name))
+                pack: self._packed.get(pack) or kept_edges(self.folder / PACKS / name)
                 for name, pack in archive._packs.items()
             }
             self._listed = stamp
@@ -225,14 +234,15 @@ def write_traces(
 ) -> int:
     """Add traces to the archive at `path`, made where there is none; returns how many were written.
 
-    keep: see `parse_keep`. A trace that is there already is left as it is. Raises ArchiveError,
-    ArchiveDamagedError, StorageFullError, OptionError.
+    keep: see `parse_keep`. A trace that is there already with as many edges is left as it is.
+    Raises ArchiveError, ArchiveDamagedError, StorageFullError, OptionError.
     """
     rule, n = parse_keep(keep), 0
     with ArchiveWriter(path) as writer:
         for trace in traces:
-            if not writer.has(trace.id):
-                writer.write(trace, keep_count(rule, trace.n_edges))
+            n_kept = min(keep_count(rule, trace.n_edges), trace.n_kept)
+            if not writer.has(trace.id, n_kept):
+                writer.write(trace, n_kept)
                 n += 1
     return n
 
@@ -240,33 +250,29 @@ def write_traces(
 def merge_archives(sources: Iterable[str | Path], into: str | Path) -> dict[str, int]:
     """Add the traces of archives to the archive `into`, made where there is none.
 
-    Returns `added` and `present` (the same trace was there already). Raises ArchiveError where two
-    archives hold a trace with different edges: nothing of that trace is changed.
+    Returns how many traces were `added` (or came with more edges than `into` had) and how many
+    were `present`. Failures are not merged. Raises ArchiveError, ArchiveDamagedError (nothing of a
+    damaged trace is added), StorageFullError.
     """
-    archives = [Archive(source) for source in sources]
+    archives = [Archive(source) for source in sources]  # every source is looked at before writing
     counts = {"added": 0, "present": 0}
     with ArchiveWriter(into) as writer:
         for archive in archives:
-            there = {
-                table["id"][0].as_py(): table
-                for ids in [[trace for trace in archive.ids() if writer.has(trace)]]
-                for table in (Archive(into).tables(ids, batch=1) if ids else [])
-            }
-            for table in archive.tables(batch=1):
-                trace = table["id"][0].as_py()
-                if trace not in there:
-                    writer.write_table(table)
-                    counts["added"] += 1
-                    continue
-                counts["present"] += 1
+            frame = archive.traces()
+            kept = dict(zip(frame["id"], frame["n_kept"].tolist(), strict=True))
+            fresh = [trace for trace in kept if not writer.has(trace, kept[trace])]
+            for table in archive.tables(fresh, batch=1):
+                writer.write_table(table)
+            counts["added"] += len(fresh)
+            counts["present"] += len(kept) - len(fresh)
     return counts
 
 
-def pack_ids(path: Path) -> list[str]:
-    """Ids of the traces in a pack, by row group."""
+def kept_edges(path: Path) -> dict[str, int]:
+    """Ids of the traces in a file, by row group, and how many edges each keeps."""
     with parquet_errors(str(path)), path.open("rb") as source:
-        file = open_parquet(source, str(path))
-        return file.read(columns=["id"], use_threads=False)["id"].to_pylist()
+        table = open_parquet(source, str(path)).read(columns=["id", "n_kept"], use_threads=False)
+    return dict(zip(table["id"].to_pylist(), table["n_kept"].to_pylist(), strict=True))
 
 
 def _make_archive(folder: Path) -> None:
@@ -276,7 +282,7 @@ def _make_archive(folder: Path) -> None:
             raise ArchiveError(f"{folder} is a file; an archive is a folder")
         with storage_errors(str(folder)):
             strangers = [p.name for p in folder.iterdir()] if folder.exists() else []
-            ours = {LOOSE, PACKS, FAILED, "archive.lock"}
+            ours = {LOOSE, PACKS, FAILED, LOCK, ASIDE}
             strange = sorted(
                 name for name in strangers if name not in ours and not name.startswith(MANIFEST)
             )
@@ -311,13 +317,17 @@ def _pack(folder: Path) -> None:
     files that the next packing deletes.
     """
     manifest = _adopt(folder, read_manifest(folder))
-    packed = {
-        trace: pack.file
-        for pack in manifest.packs
-        for trace in pack_ids(folder / PACKS / pack.file)
-    }
+    packed: dict[str, int] = {}
+    for pack in manifest.packs:
+        for trace, n_kept in kept_edges(folder / PACKS / pack.file).items():
+            packed[trace] = max(n_kept, packed.get(trace, -1))
     loose = loose_ids(folder)
-    fresh = [trace for trace in loose if trace not in packed]
+    before = {trace: _inode(folder, trace) for trace in loose}
+    fresh = [
+        trace
+        for trace in loose
+        if kept_edges(loose_path(folder, trace))[trace] > packed.get(trace, -1)
+    ]
     if fresh:
         name = _next_name(folder, manifest)
         path = folder / PACKS / name
@@ -331,8 +341,16 @@ def _pack(folder: Path) -> None:
         manifest = replace(manifest, packs=(*manifest.packs, pack))
         write_manifest(folder, manifest)
     for trace in loose:
-        loose_path(folder, trace).unlink(missing_ok=True)
+        if _inode(folder, trace) == before[trace]:  # not replaced by a copy with more edges
+            loose_path(folder, trace).unlink(missing_ok=True)
     sync_folder(folder / LOOSE)
+
+
+def _inode(folder: Path, trace: str) -> int:
+    try:
+        return loose_path(folder, trace).stat().st_ino
+    except FileNotFoundError:
+        return -1
 
 
 def _adopt(folder: Path, manifest: Manifest) -> Manifest:
@@ -344,7 +362,7 @@ def _adopt(folder: Path, manifest: Manifest) -> Manifest:
             path = folder / PACKS / name
             with path.open("rb") as file:
                 check_seal(file, str(path))
-            new.append(Pack(name, len(pack_ids(path)), path.stat().st_size, file_digest(path)))
+            new.append(Pack(name, len(kept_edges(path)), path.stat().st_size, file_digest(path)))
     if new:
         manifest = replace(manifest, packs=(*manifest.packs, *new))
         write_manifest(folder, manifest)
