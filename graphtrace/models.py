@@ -5,6 +5,8 @@ Safetensors only, no remote code. A model in memory is used in place and left as
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -227,21 +229,47 @@ def _load_config(source: str, revision: str | None) -> Any:
 
 
 def _load_weights(source: str, config: Any, revision: str | None, dtype: Any) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **_revision(revision),
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        with _quiet_loading():
+            causal_lm, loaded = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **_revision(revision),
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"the weights of {source!r} cannot be loaded (safetensors only): {error}"
         ) from error
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"the weights of {source!r} lack {len(missing)} parameters, {missing[0]!r} the first; "
+            "they would be random numbers"
+        )
+    return causal_lm
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No progress bar and no report of the loader: what matters is raised."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _load_tokenizer(source: str, revision: str | None) -> Any:

@@ -81,3 +81,36 @@ def tiny_model(name: str, seed: int = 0):
             else:
                 value.copy_(0.35 * torch.randn_like(value))
     return model
+
+
+def save_tiny(folder, name="llama", seed=0, bos=True, **extra):
+    """A tiny model with a byte-level BPE tokenizer of 300 entries as a local folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["the cat sat on the mat and the dog ran to the cat"] * 3, trainer)
+    if bos:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>")
+    model_class, config_class, own = TINY[name]
+    values = BASE | {"vocab_size": 300} | own | extra
+    config = config_class(**values)
+    torch.manual_seed(seed)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(0.3 * torch.randn_like(value) if value.ndim > 1 else value)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -12,6 +12,9 @@ from graphtrace.cli.output import Format, FormatOption, note, print_frame
 
 EXIT_SOME_FAILED = 3
 EXIT_TERMINATED = 143
+# fmt: off
+SHOWN = ["id", "name", "n_tokens", "n_edges", "n_kept", "entropy", "loss", "predicted", "density"]
+# fmt: on
 
 
 @app.command()
@@ -128,8 +131,7 @@ def _print_result(result, archive: Path, format: Format) -> None:
     ids = [*result.traced, *result.present]
     with open_archive(archive) as opened:
         traces = opened.traces().set_index("id").loc[ids].reset_index() if ids else pd.DataFrame()
-    columns = "id name n_tokens n_edges n_kept entropy loss predicted density".split()
-    shown = traces[columns] if ids else pd.DataFrame(columns=columns)
+    shown = traces[SHOWN] if ids else pd.DataFrame(columns=SHOWN)
     limit = 20 if format is Format.table else len(shown)
     print_frame(shown.head(limit), format)
     if len(shown) > limit:
