@@ -207,7 +207,7 @@ class Archive:
             yield pa.concat_tables(self._read(wanted[start : start + batch]))
 
     def verify(self) -> pd.DataFrame:
-        """Every problem of every file: file, trace, problem; no rows where all is well."""
+        """Every problem of every file, now: file, trace, problem; no rows where all is well."""
         from graphtrace.archive_verify import verify_archive
 
         return verify_archive(self.folder)

@@ -188,6 +188,12 @@ class Manifest:
     format: int = schema.FORMAT
 
 
+_REBUILD = (
+    "restore it from a copy, or delete it and run `graphtrace extract` again, which lists the "
+    "packs anew (each carries its own checksum)"
+)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an archive.
 
@@ -205,7 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
         if not folder.is_dir():
             raise ArchiveError(f"{folder} is a file; an archive is a folder") from error
         if any((folder / part).is_dir() for part in (LOOSE, PACKS)):
-            raise damaged(str(path), "it is missing") from error
+            raise damaged(str(path), "it is missing", _REBUILD) from error
         raise ArchiveError(
             f"{folder} is not an archive: it has no {MANIFEST}; name an archive's folder, or make "
             "one with `graphtrace extract`"
@@ -232,7 +238,7 @@ def read_manifest(folder: Path) -> Manifest:
                 raise ValueError(f"{pack.file!r} is no name of a pack")
         return Manifest(str(found["created"]), str(found["version"]), packs, number)
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(str(path), f"{type(error).__name__}: {error}") from error
+        raise damaged(str(path), f"{type(error).__name__}: {error}", _REBUILD) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -153,13 +153,15 @@ def parquet_errors(shown: str) -> Iterator[None]:
         raise damaged(shown, str(error).splitlines()[0] if str(error) else repr(error)) from error
 
 
-def damaged(shown: str, what: str) -> ArchiveDamagedError:
-    """The error for a damaged file; its message says how to go on."""
-    return ArchiveDamagedError(
-        f"{shown} is damaged: {what}; restore the file from a copy, or run `graphtrace archive "
-        "verify --set-aside` to take every damaged file out and then `graphtrace extract` again, "
-        "which traces only what is missing"
-    )
+RESTORE = (
+    "restore the file from a copy, or run `graphtrace archive verify --set-aside` to take every "
+    "damaged file out and then `graphtrace extract` again, which traces only what is missing"
+)
+
+
+def damaged(shown: str, what: str, advice: str = RESTORE) -> ArchiveDamagedError:
+    """The error for a damaged file; `advice` says how to go on."""
+    return ArchiveDamagedError(f"{shown} is damaged: {what}; {advice}")
 
 
 def open_parquet(source: Any, shown: str, columns: bool = True) -> pq.ParquetFile:

@@ -295,7 +295,10 @@ def _make_archive(folder: Path) -> None:
         with archive_lock(folder, wait=True):
             if not (folder / MANIFEST).exists():
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                write_manifest(folder, Manifest(now, _version()))
+                manifest = Manifest(now, _version())
+                # Packs without a manifest: somebody deleted a damaged one.
+                manifest = _adopt(folder, manifest) if (folder / PACKS).is_dir() else manifest
+                write_manifest(folder, manifest)
     read_manifest(folder)
     with storage_errors(str(folder)):
         for part in (LOOSE, PACKS, FAILED):
@@ -316,7 +319,10 @@ def _pack(folder: Path) -> None:
     before the manifest leaves a whole pack that the next packing lists; killed after it, loose
     files that the next packing deletes.
     """
-    manifest = _adopt(folder, read_manifest(folder))
+    listed = read_manifest(folder)
+    manifest = _adopt(folder, listed)
+    if manifest != listed:
+        write_manifest(folder, manifest)
     packed: dict[str, int] = {}
     for pack in manifest.packs:
         for trace, n_kept in kept_edges(folder / PACKS / pack.file).items():
@@ -354,7 +360,7 @@ def _inode(folder: Path, trace: str) -> int:
 
 
 def _adopt(folder: Path, manifest: Manifest) -> Manifest:
-    """List the whole packs that a stopped process left unlisted."""
+    """The manifest with the whole packs that a stopped process left unlisted."""
     known = {pack.file for pack in manifest.packs}
     new = []
     for name in pack_files(folder):
@@ -363,10 +369,7 @@ def _adopt(folder: Path, manifest: Manifest) -> Manifest:
             with path.open("rb") as file:
                 check_seal(file, str(path))
             new.append(Pack(name, len(kept_edges(path)), path.stat().st_size, file_digest(path)))
-    if new:
-        manifest = replace(manifest, packs=(*manifest.packs, *new))
-        write_manifest(folder, manifest)
-    return manifest
+    return replace(manifest, packs=(*manifest.packs, *new)) if new else manifest
 
 
 def _next_name(folder: Path, manifest: Manifest) -> str:
