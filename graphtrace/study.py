@@ -3,10 +3,10 @@
 import threading
 import time
 from collections.abc import Iterable
-from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from graphtrace.archive_write import ArchiveWriter, failure_key, keep_count, parse_keep
+from graphtrace.archive_write import ArchiveWriter, Keep, failure_key, keep_count, parse_keep
 from graphtrace.corpus import read_corpus, texts_as_inputs
 from graphtrace.errors import InputError, NonFiniteError
 from graphtrace.models import TracedModel, load_model
@@ -29,13 +29,13 @@ class ExtractResult(NamedTuple):
 
 def extract(
     model: TracedModel | Any,
-    inputs: Iterable[Input | str] | str | PathLike,
-    archive: str | PathLike = "traces/archive",
+    inputs: Iterable[Input | str] | str | Path,
+    archive: str | Path = "traces/archive",
     *,
     scorer: str = "l1",
     seed: int = 0,
     sizes: Iterable[float] = SIZE_GRID,
-    keep: str | float | None = None,
+    keep: Keep | str | float | None = None,
     retry_failed: bool = False,
     show_progress: bool = False,
     stop: threading.Event | None = None,
@@ -92,10 +92,7 @@ def _trace_one(model, input_, options, keep, writer, key, result) -> None:
     result.traced.append(trace.id)
 
 
-def _as_inputs(inputs: Iterable[Input | str] | str | PathLike) -> list[Input]:
-    if isinstance(inputs, str | PathLike):
+def _as_inputs(inputs: Iterable[Input | str] | str | Path) -> list[Input]:
+    if isinstance(inputs, str | Path):
         return list(read_corpus(inputs))
-    listed = list(inputs)
-    named = texts_as_inputs([text for text in listed if isinstance(text, str)])
-    by_order = iter(named)
-    return [text if isinstance(text, Input) else next(by_order) for text in listed]
+    return [x if isinstance(x, Input) else texts_as_inputs([x])[0] for x in inputs]

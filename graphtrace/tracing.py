@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 
 import graphtrace
 from graphtrace import schema
+from graphtrace.corpus import texts_as_inputs
 from graphtrace.edges import flatten_edges
 from graphtrace.errors import EmptyTextError, InputError, OptionError, TextTooLongError
 from graphtrace.evaluation import (
@@ -45,12 +46,18 @@ class TraceOptions:
     """What to compute for each input; the defaults of Python and command line alike.
 
     scorer: `l1` (the paper's), or `random`, the paper's baseline: a seeded walk in place of the
-    ranking (its edges carry their l1 scores). sizes: fractions of |E|; 1 is always added.
+    ranking (its edges carry their l1 scores). sizes: fractions of |E|; 1 is always added. Raises
+    OptionError.
     """
 
     scorer: str = "l1"
     seed: int = 0
     sizes: tuple[float, ...] = SIZE_GRID
+
+    def __post_init__(self) -> None:
+        if self.scorer not in SCORERS:
+            raise OptionError(f"scorer {self.scorer!r} is none of {', '.join(SCORERS)}")
+        check_sizes(self.sizes)
 
     def settings(self, model: TracedModel) -> Settings:
         """What identifies the ranking."""
@@ -105,7 +112,6 @@ def trace_many(
 
 def trace_tokens(model: TracedModel, tokens: Tokenized, options: TraceOptions) -> Trace:
     """Trace one tokenized input."""
-    _check(options)
     grid = check_sizes(options.sizes)
     ids = torch.as_tensor(tokens.token_ids.astype(np.int64))
     layout = layout_of(model, tokens)
@@ -206,7 +212,7 @@ def tokenize(
     if model.tokenizer is None:
         raise OptionError("this model came without a tokenizer; pass tokenizer=… or token ids")
     if isinstance(text, str):
-        text = Input(short_hash(text, "text-", 6), text, continuation=continuation)
+        text = replace(texts_as_inputs([text])[0], continuation=continuation)
     if not text.text.strip():
         raise EmptyTextError(f"input {text.name!r} has no text, so there is nothing to trace")
     ids = _encode(model, text.text)
@@ -219,8 +225,8 @@ def tokenize(
 
 
 def _encode(model: TracedModel, text: str) -> np.ndarray:
-    ids = model.tokenizer(text, verbose=False)["input_ids"]
-    return np.asarray(ids, np.int32)
+    encoded: Any = model.tokenizer(text, verbose=False)
+    return np.asarray(encoded["input_ids"], np.int32)
 
 
 def _checked(model: TracedModel, input_: Input, ids: np.ndarray, next_id) -> Tokenized:
@@ -256,8 +262,3 @@ def _texts(model: TracedModel, ids: np.ndarray) -> list[str]:
     if model.tokenizer is None:
         return [f"<id {token_id}>" for token_id in ids]
     return token_texts(model.tokenizer, ids.tolist())
-
-
-def _check(options: TraceOptions) -> None:
-    if options.scorer not in SCORERS:
-        raise OptionError(f"scorer {options.scorer!r} is none of {', '.join(SCORERS)}")

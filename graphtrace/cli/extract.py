@@ -64,22 +64,28 @@ def extract(
     stopped by SIGTERM after the input at hand.
     """
     inputs = _inputs(corpus, text, limit, label, text_column, shard)
-    from graphtrace.evaluation import check_sizes
-    from graphtrace.models import load_model
+    from graphtrace.archive_write import parse_keep
     from graphtrace.sizes import SIZE_GRID
-    from graphtrace.study import extract as extract_inputs
 
-    grid = SIZE_GRID if sizes is None else tuple(check_sizes(_numbers(sizes)))
+    grid = SIZE_GRID if sizes is None else _numbers(sizes)
+    rule = parse_keep(keep)
+
+    # What is wrong with the options is said before a model is loaded.
+    from graphtrace.models import load_model
+    from graphtrace.study import extract as extract_inputs
+    from graphtrace.tracing import TraceOptions
+
+    options = TraceOptions(scorer, seed, grid)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     result = extract_inputs(
         load_model(model, device=device, dtype=dtype, revision=revision),
         inputs,
         archive,
-        scorer=scorer,
-        seed=seed,
-        sizes=grid,
-        keep=keep,
+        scorer=options.scorer,
+        seed=options.seed,
+        sizes=options.sizes,
+        keep=rule,
         retry_failed=retry_failed,
         show_progress=True,
         stop=stop,
@@ -109,11 +115,11 @@ def _inputs(corpus, text, limit, label, text_column, shard) -> list:
     return inputs if shard is None else take_shard(inputs, parse_shard(shard))
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str) -> tuple[float, ...]:
     from graphtrace.errors import OptionError
 
     try:
-        return [float(part) for part in text.split(",")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise OptionError(f"--sizes {text!r}: {error}; write numbers such as 0.001,0.01") from error
 

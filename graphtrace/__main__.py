@@ -1,0 +1,5 @@
+"""`python -m graphtrace`."""
+
+from graphtrace.cli.app import main
+
+main()

@@ -1,0 +1,233 @@
+"""The house itself: imports point down, the public names, what ships, what is written down."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import graphtrace as gt
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "graphtrace"
+
+# Lower rooms first. A module imports from its own room or from those before it.
+ROOMS = [
+    {"errors", "schema", "progress", "cypher_files"},
+    {"layout", "sizes"},
+    {"subgraph"},
+    {"traces", "selection"},
+    {"corpus", "families", "tokens", "catalogue", "archive_files", "archive_parquet"},
+    {"archive", "archive_verify"},
+    {"archive_write", "models", "stores", "analysis"},
+    {"forward", "scoring", "ingestion", "plots", "export"},
+    {"edges", "ranking", "score_statistics", "evaluation"},
+    {"tracing"},
+    {"study"},
+    {"demo"},
+    {"cli", "__main__"},
+]
+MODEL_SIDE = {
+    "models",
+    "forward",
+    "scoring",
+    "edges",
+    "evaluation",
+    "tracing",
+    "study",
+    "ranking",
+    "score_statistics",
+    "families",
+    "tokens",
+    "cli",
+    "demo",
+}
+
+
+def modules():
+    return sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path, package):
+    """Names of the modules of `package` that a file imports, at any depth of the code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module]
+            if node.module == package:
+                names = [f"{package}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == package)
+
+
+def test_imports_point_down():
+    level = {name: i for i, room in enumerate(ROOMS) for name in room}
+    for path in modules():
+        here = room_of(path)
+        if here == "__init__":
+            continue
+        assert here in level, f"{path.name} has no room in ROOMS"
+        for name in imported(path, "graphtrace"):
+            parts = name.split(".")
+            if len(parts) == 1 or parts[1] == "__version__" or parts[1] == here:
+                continue
+            # `gt.trace`-like names of the package itself resolve to their modules.
+            target = parts[1] if parts[1] in level else gt._HOMES[parts[1]].split(".")[1]
+            assert level[target] <= level[here], f"{here} must not import {target}"
+
+
+def test_the_store_and_analysis_side_never_imports_torch():
+    for path in modules():
+        if room_of(path) in MODEL_SIDE:
+            continue
+        for package in ("torch", "transformers", "tokenizers", "safetensors"):
+            assert not list(imported(path, package)), f"{path} imports {package}"
+
+
+def test_everything_but_the_models_works_with_torch_absent():
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "import graphtrace as gt\n"
+        "from graphtrace.errors import MissingPackageError\n"
+        "[getattr(gt, n) for n in gt.__all__ if gt._HOMES[n].split('.')[1] not in "
+        "('models', 'tracing', 'study')]\n"
+        "try:\n    gt.load_model\nexcept MissingPackageError as e:\n    print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "graphtrace-llm[models]" in done.stdout, done.stderr
+
+
+def test_public_names():
+    for path in modules():
+        name = ".".join(("graphtrace", *path.relative_to(PACKAGE).with_suffix("").parts))
+        if not name.endswith(("__init__", "__main__")):
+            import_module(name)
+    assert gt.__all__ == sorted(gt.__all__)
+    assert set(gt.__all__) == set(gt._HOMES)
+    for name in gt.__all__:
+        value = getattr(gt, name)
+        assert not isinstance(value, type(gt)), f"gt.{name} is a module"
+        assert value.__doc__, f"gt.{name} has no docstring"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        gt.no_such_name  # noqa: B018
+
+
+def test_public_functions_and_classes_have_docstrings():
+    bare = []
+    for path in modules():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
+            nested = isinstance(node, ast.FunctionDef) and any(
+                node in ast.walk(outer) and node is not outer
+                for outer in ast.walk(tree)
+                if isinstance(outer, ast.FunctionDef)
+            )
+            if public and not nested and not ast.get_docstring(node):
+                bare.append(f"{path.name}:{node.lineno} {node.name}")
+    assert not bare, bare
+
+
+def test_no_pickle_no_remote_code():
+    for path in modules():
+        text = path.read_text()
+        for word in ("import pickle", "torch.load(", "trust_remote_code=True", "shell=True"):
+            assert word not in text, f"{word} in {path.name}"
+
+
+def test_modules_stay_small():
+    long = {p.name: n for p in modules() if (n := len(p.read_text().splitlines())) > 420}
+    assert not long
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--quiet", "-w", str(out), str(ROOT)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_what_the_checkout_holds(wheel):
+    tracked = subprocess.run(
+        ["git", "ls-files", "graphtrace", "ingest", "queries"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\n")
+    expected = set()
+    for name in filter(None, tracked):
+        for folder in ("ingest", "queries"):
+            if name.startswith(f"{folder}/"):
+                name = f"graphtrace/_{name}"
+        expected.add(name)
+    assert len(expected) > 30
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    assert names == expected
+
+
+def test_the_wheel_reads_its_cypher_where_the_checkout_is_not(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        "import graphtrace, pathlib\n"
+        "from graphtrace.catalogue import list_queries\n"
+        "assert pathlib.Path(graphtrace.__file__).is_relative_to(pathlib.Path('.').resolve())\n"
+        "print(len(list_queries()))"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": "."}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10
+
+
+def test_help_does_not_import_what_is_slow():
+    code = (
+        "import sys, graphtrace.cli.commands\n"
+        "slow = {'torch', 'transformers', 'pandas', 'numpy', 'pyarrow', 'numba', 'igraph', "
+        "'ladybug', 'matplotlib', 'scipy', 'networkx'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def commands():
+    import typer.main
+
+    import graphtrace.cli.commands  # noqa: F401
+    from graphtrace.cli.app import app
+
+    def walk(command, path):
+        if hasattr(command, "commands"):
+            for name, child in command.commands.items():
+                yield from walk(child, (*path, name))
+        else:
+            yield " ".join(path), command
+
+    return list(walk(typer.main.get_command(app), ()))
+
+
+def test_every_command_and_option_is_documented():
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for name, command in commands():
+        assert f"graphtrace {name}" in text, f"`graphtrace {name}` is not in docs/cli.md"
+        assert command.help, name
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--") and option != "--help":
+                    assert option in text, f"{option} of `graphtrace {name}` is not in docs/cli.md"
