@@ -31,7 +31,7 @@ import pandas as pd
 
 from graphtrace import schema
 from graphtrace.analysis.flow import path_flow
-from graphtrace.analysis.reading import Progress, chosen_traces, group_columns, subgraphs
+from graphtrace.analysis.reading import chosen_traces, group_columns, subgraphs
 from graphtrace.analysis.stats import bootstrap_mean
 from graphtrace.analysis.weights import Links, edge_weights, link_graph, merge_parallel
 from graphtrace.errors import OptionError
@@ -150,7 +150,7 @@ def centrality(
     level: Literal["component", "node"] = "component",
     draws: int = 1000,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Centrality over the traces of a source, at one size.
 
@@ -168,8 +168,8 @@ def centrality(
     (the input's name), then the columns of `node_centrality`. Nothing is averaged, since states
     of different texts do not correspond.
 
-    Warns ShortTraceWarning once where traces are too small for one path. Raises OptionError,
-    SizeError.
+    progress: show on stderr how far it is. Warns ShortTraceWarning once where traces are too small
+    for one path. Raises OptionError, SizeError.
     """
     if level not in ("component", "node"):
         raise OptionError(f"level {level!r} is neither 'component' nor 'node'")

@@ -23,7 +23,7 @@ from scipy.special import gammaln
 
 from graphtrace import schema
 from graphtrace.analysis.centrality import component_columns, per_input
-from graphtrace.analysis.reading import Progress, chosen_traces, group_columns, subgraphs
+from graphtrace.analysis.reading import chosen_traces, group_columns, subgraphs
 from graphtrace.analysis.stats import Z95, gini, lorenz, wilson
 from graphtrace.selection import TraceSource
 from graphtrace.sizes import Size
@@ -141,7 +141,7 @@ def core_stability(
     settings: str | None = None,
     where: list[str] | None = None,
     by: list[str] | None = None,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> CoreStability:
     """Core stability over the traces of a source, at one size.
 
@@ -161,7 +161,7 @@ def core_stability(
     lorenz      components, share: what the best so many components (as a share of all) hold of
                 the edges
 
-    Warns ShortTraceWarning once; raises OptionError, SizeError.
+    progress: show it on stderr. Warns ShortTraceWarning once; raises OptionError, SizeError.
     """
     traces = chosen_traces(source, models, settings, where, by)
     keys = group_columns(traces)

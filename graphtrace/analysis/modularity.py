@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from graphtrace.analysis.reading import Progress, chosen_traces, group_columns, subgraphs
+from graphtrace.analysis.reading import chosen_traces, group_columns, subgraphs
 from graphtrace.analysis.stats import mutual_information
 from graphtrace.analysis.weights import Links, edge_weights, link_graph, merge_parallel
 from graphtrace.errors import OptionError
@@ -89,7 +89,7 @@ def modularity(
     by: list[str] | None = None,
     resolutions: Sequence[float] = (1.0,),
     seeds: int = SEEDS,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """One row per trace and resolution: model, the keys of `by`, trace (id), input (name),
     n_nodes and n_edges of the trace at this size, resolution, n_communities, modularity,
@@ -97,7 +97,8 @@ def modularity(
     embedding being a layer of its own, and with its token position; NaN where there is nothing to
     align), and layer_nmi_chance and position_nmi_chance, the same for shuffled communities.
 
-    Parallel edges are merged first. Warns ShortTraceWarning once; raises OptionError, SizeError.
+    Parallel edges are merged first. progress: show on stderr how far it is. Warns
+    ShortTraceWarning once; raises OptionError, SizeError.
     """
     for resolution in resolutions:
         _check(resolution, seeds)

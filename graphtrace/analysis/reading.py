@@ -5,18 +5,16 @@ counted and reported once rather than once per trace.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from graphtrace.errors import OptionError
+from graphtrace.progress import progress as show_progress
 from graphtrace.selection import TraceSource, select_traces
 from graphtrace.sizes import ShortTraceWarning, Size, parse_size
 from graphtrace.subgraph import SubGraph
-
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-"""Wraps the loop over traces to show how far it is: (items, number of items) -> items."""
 
 
 def chosen_traces(
@@ -59,22 +57,25 @@ def subgraphs(
     source: TraceSource,
     traces: pd.DataFrame,
     size: Size | float | str,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> Iterator[tuple[Any, SubGraph]]:
     """(row of `traces`, its sub-graph) one after the other, in the order of `traces`.
 
     Warns once, at the end, with the number of traces that keep fewer edges than one complete
-    path. Raises SizeError where a trace does not hold the size.
+    path. progress: show on stderr how far it is. Raises SizeError where a trace does not hold the
+    size.
     """
     size = parse_size(size)
     rows = list(traces.to_dict("records"))
     short = 0
-    for row in progress(rows, len(rows)) if progress else rows:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ShortTraceWarning)
-            subgraph = source.subgraph(row["id"], size)
-        short += len(subgraph) < subgraph.layout.path_length
-        yield row, subgraph
+    with show_progress(f"traces at {size}", len(rows), "traces", shown=progress) as advance:
+        for row in rows:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ShortTraceWarning)
+                subgraph = source.subgraph(row["id"], size)
+            short += len(subgraph) < subgraph.layout.path_length
+            yield row, subgraph
+            advance()
     if short:
         warnings.warn(
             f"at size {size}, {short:,} of {len(rows):,} traces keep fewer edges than one complete "
