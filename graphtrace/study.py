@@ -1,4 +1,4 @@
-"""Many inputs through one model into one archive: resumable; one that fails does not end the run."""
+"""Many inputs through one model into one archive: resumable; one failure does not end the run."""
 
 import threading
 import time
