@@ -5,6 +5,5 @@ Command modules import what is slow (torch, pandas, pyarrow, ladybug, igraph) in
 so that `graphtrace --help` stays quick.
 """
 
-# isort: off
-import graphtrace.cli.demo  # noqa: F401
-import graphtrace.cli.extract  # noqa: F401
+import graphtrace.cli.demo
+import graphtrace.cli.extract
