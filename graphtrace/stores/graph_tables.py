@@ -40,16 +40,16 @@ class GraphTables(NamedTuple):
     n_edges: int
 
 
-def graph_tables(traces: pa.Table, first_number: int, archive: str = "") -> GraphTables:
+def graph_tables(traces: pa.Table, number: int | np.ndarray, archive: str = "") -> GraphTables:
     """The nodes and relationships of a batch.
 
-    traces: `schema.TRACE` rows. first_number: the store's number of the first of them, the others
-    follow. archive: what `Trace.archive` shall say.
+    traces: `schema.TRACE` rows. number: the store's number of the first of them, the others
+    follow, or one number each. archive: what `Trace.archive` shall say.
 
     Raises StoreError where a trace is too large for the state ids.
     """
     traces = traces.combine_chunks()
-    batch = _Batch(traces, first_number)
+    batch = _Batch(traces, number)
     nodes = {
         "Model": _models(traces),
         "Input": _inputs(traces),
@@ -75,27 +75,28 @@ def graph_tables(traces: pa.Table, first_number: int, archive: str = "") -> Grap
 class _Batch:
     """The batch's edges as flat arrays [edges], their ends as local states."""
 
-    def __init__(self, traces: pa.Table, first_number: int) -> None:
+    def __init__(self, traces: pa.Table, number: int | np.ndarray) -> None:
         n = _int(traces, "position") + 1
         layers, parallel = _int(traces, "model_n_layers"), _numpy(traces["model_parallel"])
         self.heads = _int(traces, "model_n_heads")
         self.levels = np.where(parallel, layers, 2 * layers) + 1
         self.n_tokens, self.parallel = n, parallel
-        self.number = first_number + np.arange(len(n))
+        self.number = np.asarray(number) + (np.arange(len(n)) if np.ndim(number) == 0 else 0)
         states = n * self.levels
         for row in np.flatnonzero(states > MAX_STATES)[:1]:
             raise StoreError(
                 f"trace {traces['id'][row]} has {self.levels[row]:,} levels of {n[row]:,} tokens; "
                 f"a store takes at most {MAX_STATES:,} states a trace: trace a shorter text"
             )
-        if first_number + len(n) > MAX_NUMBER:
+        if self.number.max(initial=0) >= MAX_NUMBER:
             raise StoreError(
-                f"this store has numbered {first_number:,} traces and can take no more"
+                f"this store has numbered {MAX_NUMBER:,} traces, all it can; `graphtrace store "
+                "rebuild` numbers them anew"
             )
         self.state_start = np.concatenate([[0], np.cumsum(states)])
         self.output = self.state_start[1:] - 1
         lists = {name: traces[name].combine_chunks() for name in schema.EDGE_FIELDS}
-        lengths = pc.list_value_length(lists["edge_kind"]).to_numpy(zero_copy_only=False)
+        lengths = lists["edge_kind"].value_lengths().to_numpy(zero_copy_only=False)
         self.edge_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         flat = {name: _flat(column) for name, column in lists.items()}
         self.kind, self.head, self.score = (flat[f"edge_{x}"] for x in ("kind", "head", "score"))
@@ -159,8 +160,8 @@ def _states(traces: pa.Table, batch: _Batch) -> pa.Table:
     return pa.table(
         {
             "id": (batch.number[trace] << INDEX_BITS) + local - batch.state_start[trace],
-            "name": pc.binary_join_element_wise(
-                pc.binary_join_element_wise(
+            "name": _join(
+                _join(
                     shown.cast(pa.string()).take(codes.indices),
                     pa.array(position).cast(pa.string()),
                     "@",
@@ -278,7 +279,11 @@ def _labels(traces: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def _traces(traces: pa.Table, number: np.ndarray, archive: str) -> pa.Table:
     count = len(number)
-    created = pc.strftime(traces["created"], format="%Y-%m-%dT%H:%M:%SZ", locale="C")
+    created = pc.call_function(
+        "strftime",
+        [traces["created"]],
+        pc.StrftimeOptions(format="%Y-%m-%dT%H:%M:%SZ", locale="C"),
+    )
     columns = {
         "id": traces["id"],
         "number": number,
@@ -297,39 +302,16 @@ def _traces(traces: pa.Table, number: np.ndarray, archive: str) -> pa.Table:
     return pa.table(columns)
 
 
+# fmt: off
 _TRACE_FIELDS = (
-    [
-        "settings",
-        "scorer",
-        "search",
-        "seed",
-        "position_rule",
-        "position",
-        "target_rule",
-        "target_id",
-        "target",
-        "foil_id",
-        "foil",
-    ],
-    ["version", "format", "method"],
-    [
-        "n_nodes",
-        "n_edges",
-        "n_kept",
-        "entropy",
-        "loss",
-        "predicted_id",
-        "predicted",
-        "density",
-        "density_normalised",
-        "mass90_edges",
-        "score_gini",
-        "content",
-        "token_ids",
-        "tokens",
-        "special",
-    ],
+    ("settings", "scorer", "search", "seed", "position_rule", "position", "target_rule",
+     "target_id", "target", "foil_id", "foil"),
+    ("version", "format", "method"),
+    ("n_nodes", "n_edges", "n_kept", "entropy", "loss", "predicted_id", "predicted", "density",
+     "density_normalised", "mass90_edges", "score_gini", "content", "token_ids", "tokens",
+     "special"),
 )
+# fmt: on
 
 
 def _checkpoints(traces: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -383,3 +365,8 @@ def _numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 def _flat(column: pa.ListArray) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False)
+
+
+def _join(left: pa.Array, right: pa.Array, between: str) -> pa.Array:
+    """Element-wise `left + between + right` of string arrays."""
+    return pc.call_function("binary_join_element_wise", [left, right, pa.scalar(between)])
