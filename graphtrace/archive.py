@@ -293,8 +293,17 @@ class Archive:
             try:
                 return self._read_at([(trace, places[trace]) for trace in ids])
             except FileNotFoundError:
-                self.refresh()
+                self._relocate()
         raise ArchiveError(f"the files of {self.folder} keep changing; try again")
+
+    def _relocate(self) -> None:
+        """Find the traces of this snapshot again after some went into a pack."""
+        known, frame = self._places(), self._frame
+        self.refresh()
+        now = self._places()
+        for trace in known.keys() - now.keys():
+            raise damaged(str(self._loose_path(trace)), "it was there and is gone")
+        self._index, self._frame = {trace: now[trace] for trace in known}, frame
 
     def _read_at(self, wanted: list[tuple[str, _Place]]) -> list[pa.Table]:
         found: dict[str, pa.Table] = {}

@@ -261,8 +261,10 @@ def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
     # A folder that is not there is empty: tools that copy files often leave empty folders out.
     try:
         return sorted(path.name for path in folder.iterdir() if pattern.fullmatch(path.name))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except PermissionError as error:
+        raise ArchiveError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def loose_path(folder: Path, trace: str) -> Path:

@@ -170,8 +170,13 @@ def open_parquet(source: Any, shown: str, columns: bool = True) -> pq.ParquetFil
     with parquet_errors(shown):
         file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
         if columns and not file.schema_arrow.equals(schema.TRACE):
-            unlike = set(file.schema_arrow) ^ set(schema.TRACE)
-            names = ", ".join(sorted({entry.name for entry in unlike})) or "their order"
+            here, there = ({x.name: x for x in s} for s in (file.schema_arrow, schema.TRACE))
+            unlike = {
+                name
+                for name in here | there
+                if name not in here or name not in there or not here[name].equals(there[name])
+            }
+            names = ", ".join(sorted(unlike)) or "their order"
             raise ValueError(f"its columns are not those of format {schema.FORMAT} ({names})")
         return file
 

@@ -44,6 +44,10 @@ from graphtrace.errors import ArchiveDamagedError, ArchiveError
 from graphtrace.layout import EdgeColumns, GraphLayout
 from graphtrace.traces import Trace, content_hash
 
+_OPTIONAL = ("target_id", "target", "foil_id", "foil", "loss")
+NULLABLE = frozenset(("model_windows", "input_continuation", "seed", *_OPTIONAL))
+"""Fields of `schema.TRACE` that may be null."""
+
 
 class Problem(NamedTuple):
     """file: path inside the archive; trace: its id, None where the whole file is meant."""
@@ -188,14 +192,20 @@ def _row_problems(
     if table["format"][0].as_py() != schema.FORMAT:
         yield f"has format {table['format'][0].as_py()}, not {schema.FORMAT}"
         return
+    nulls = [name for name in table.column_names if table[name].null_count]
+    for name in nulls:
+        if name not in NULLABLE:
+            yield f"{name} is null"
+            return
     try:
         found = Trace.from_row(row_of(table))
-        if found.id != trace:
-            yield f"its fields make the id {found.id}"
-        if found.n_edges != table["n_edges"][0].as_py():
-            yield f"n_edges is not the {found.n_edges} of its shape"
-        if found.n_nodes != table["n_nodes"][0].as_py():
-            yield f"n_nodes is not the {found.n_nodes} of its shape"
+        made = {"n_edges": found.n_edges, "n_nodes": found.n_nodes, "input_id": found.input.id}
+        # The ids of another method's traces are made with that method's number.
+        if table["method"][0].as_py() == schema.METHOD:
+            made |= {"id": found.id, "settings": found.settings.id}
+        for name, value in made.items():
+            if table[name][0].as_py() != value:
+                yield f"{name} is not the {value} that its other fields make"
         if not len(found.token_ids) == len(found.tokens) == len(found.special):
             yield "token_ids, tokens and special differ in length"
         yield from _edge_problems(found.layout, found.ranked)
