@@ -1,0 +1,184 @@
+"""`graphtrace analyze`: measures over many traces, as tables and figures."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphtrace.cli.app import app
+from graphtrace.cli.output import Format, FormatOption, note, print_frame
+from graphtrace.cli.source import ArchiveOption, StoreOption, open_source
+
+analyze = typer.Typer(
+    name="analyze", help="Measure many traces: centrality, modularity, core stability."
+)
+app.add_typer(analyze)
+
+SHOWN_ROWS = 40
+
+ModelOption = Annotated[
+    list[str] | None, typer.Option("--model", help="Only this model (id or name); repeatable.")
+]
+SizeOption = Annotated[
+    str, typer.Option("--size", help="Share of all edges (0.001), k:EDGES or tv:QUALITY.")
+]
+SettingsOption = Annotated[
+    str | None, typer.Option("--settings", help="Only these settings; two are never pooled.")
+]
+WhereOption = Annotated[
+    list[str] | None, typer.Option("--where", help="Only traces with key=value; repeatable.")
+]
+ByOption = Annotated[
+    list[str] | None, typer.Option("--by", help="One group per value of this label; repeatable.")
+]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", help="Also draw a figure: .svg, .png or .pdf.")
+]
+
+
+class Level(StrEnum):
+    """What a row of `analyze centrality` is."""
+
+    component = "component"
+    node = "node"
+
+
+class Measure(StrEnum):
+    """What the figure of `analyze centrality` shows."""
+
+    path_flow = "path_flow"
+    strength = "strength"
+    betweenness = "betweenness"
+    pagerank = "pagerank"
+
+
+class CoreTable(StrEnum):
+    """Tables of `analyze core-stability`."""
+
+    summary = "summary"
+    components = "components"
+    lorenz = "lorenz"
+
+
+@analyze.command()
+def centrality(
+    model: ModelOption = None,
+    size: SizeOption = "0.001",
+    settings: SettingsOption = None,
+    where: WhereOption = None,
+    by: ByOption = None,
+    level: Annotated[
+        Level, typer.Option(help="A row per component, or per state of each trace.")
+    ] = Level.component,
+    measure: Annotated[
+        Measure | None,
+        typer.Option(help="Order components by it, and draw it [default: path_flow]."),
+    ] = None,
+    store: StoreOption = None,
+    archive: ArchiveOption = None,
+    format: FormatOption = Format.table,
+    plot: PlotOption = None,
+) -> None:
+    """How much of a trace runs through each component (or state): path flow, strength,
+    betweenness, PageRank; means over inputs with 95 % bootstrap intervals."""
+    from graphtrace.analysis.centrality import centrality as measure_centrality
+    from graphtrace.errors import OptionError
+    from graphtrace.plots import check_figure_path, plot_centrality, save_figure
+
+    if level is Level.node and (plot is not None or measure is not None):
+        raise OptionError("--plot and --measure are about components; leave --level node away")
+    if plot is not None:
+        check_figure_path(plot)
+    with open_source(store, archive) as source:
+        frame = measure_centrality(
+            source, size, model, settings, where, by, level=level.value, progress=True
+        )
+    if measure is not None:
+        groups = list(frame.columns[: frame.columns.get_loc("component")])
+        frame = frame.sort_values(
+            by=[*groups, measure.value], ascending=[*[True] * len(groups), False], ignore_index=True
+        )
+    _print(frame, format)
+    if plot is not None:
+        figure = plot_centrality(frame, (measure or Measure.path_flow).value)
+        note(f"figure: {save_figure(figure, plot)}")
+
+
+@analyze.command()
+def modularity(
+    model: ModelOption = None,
+    size: SizeOption = "0.001",
+    settings: SettingsOption = None,
+    where: WhereOption = None,
+    by: ByOption = None,
+    resolution: Annotated[
+        list[float] | None,
+        typer.Option(help="Larger values give more communities; repeatable [default: 1]."),
+    ] = None,
+    store: StoreOption = None,
+    archive: ArchiveOption = None,
+    format: FormatOption = Format.table,
+    plot: PlotOption = None,
+) -> None:
+    """Leiden communities of every trace: how modular it is, and whether its communities follow
+    layers or token positions (beside the same for shuffled communities)."""
+    from graphtrace.analysis.modularity import modularity as measure_modularity
+    from graphtrace.plots import check_figure_path, plot_modularity, save_figure
+
+    if plot is not None:
+        check_figure_path(plot)
+    with open_source(store, archive) as source:
+        frame = measure_modularity(
+            source,
+            size,
+            model,
+            settings,
+            where,
+            by,
+            resolutions=resolution or (1.0,),
+            progress=True,
+        )
+    _print(frame, format)
+    if plot is not None:
+        note(f"figure: {save_figure(plot_modularity(frame), plot)}")
+
+
+@analyze.command("core-stability")
+def core_stability(
+    model: ModelOption = None,
+    size: SizeOption = "0.001",
+    settings: SettingsOption = None,
+    where: WhereOption = None,
+    by: ByOption = None,
+    table: Annotated[
+        CoreTable, typer.Option(help="A row per model, per component, or the Lorenz curve.")
+    ] = CoreTable.summary,
+    store: StoreOption = None,
+    archive: ArchiveOption = None,
+    format: FormatOption = Format.table,
+    plot: PlotOption = None,
+) -> None:
+    """Whether different inputs run through the same components: Jaccard overlap beside chance,
+    Nogueira's stability with its 95 % interval, presence of every component."""
+    from graphtrace.analysis.core import core_stability as measure_stability
+    from graphtrace.plots import check_figure_path, plot_core_stability, save_figure
+
+    if plot is not None:
+        check_figure_path(plot)
+    with open_source(store, archive) as source:
+        found = measure_stability(source, size, model, settings, where, by, progress=True)
+    _print(getattr(found, table.value), format)
+    if plot is not None:
+        note(f"figure: {save_figure(plot_core_stability(found), plot)}")
+
+
+def _print(frame, format: Format) -> None:
+    """Print a table; as text only its first rows, saying so."""
+    if format is Format.table and len(frame) > SHOWN_ROWS:
+        print_frame(frame.head(SHOWN_ROWS), format)
+        note(
+            f"the first {SHOWN_ROWS} of {len(frame):,} rows; --format csv, json or parquet has all"
+        )
+    else:
+        print_frame(frame, format)

@@ -1,0 +1,55 @@
+"""Where commands read traces from: the store, or an archive where `--archive` is given."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphtrace.cli.output import note
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Store folder [default: $GRAPHTRACE_STORE or traces/store]."),
+]
+ArchiveOption = Annotated[
+    Path | None, typer.Option("--archive", help="Read this archive folder instead of a store.")
+]
+
+
+@contextmanager
+def open_source(store: str | None, archive: Path | None) -> Iterator[Any]:
+    """The `TraceSource` that a command means, open for reading.
+
+    Warnings of the library become one line each on stderr. Raises OptionError for both at once,
+    StoreError, ArchiveError.
+    """
+    from graphtrace.errors import OptionError
+
+    if store is not None and archive is not None:
+        raise OptionError(
+            f"--store {store} and --archive {archive} name two sources; give one of them"
+        )
+    if archive is not None:
+        from graphtrace.archive import open_archive
+
+        opened = open_archive(archive)
+    else:
+        from graphtrace.stores.base import open_store
+
+        opened = open_store(store)
+    with warnings.catch_warnings(), opened as source:
+        warnings.showwarning = _show
+        yield source
+
+
+def _show(message, category, *_: Any) -> None:
+    from graphtrace.sizes import ShortTraceWarning
+
+    if issubclass(category, ShortTraceWarning):
+        note(f"graphtrace: {message}")
+    else:
+        print(f"{category.__name__}: {message}", file=sys.stderr)
