@@ -1,6 +1,5 @@
 """`graphtrace export`: one trace as a file for a graph program."""
 
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -58,9 +57,8 @@ def graphml(
 
 def _read(trace: str, size: str, store: str | None, archive: Path | None):
     from graphtrace.selection import resolve_trace
-    from graphtrace.sizes import ShortTraceWarning, parse_size
+    from graphtrace.sizes import parse_size
 
     wanted = parse_size(size)
     with open_source(store, archive) as source:
-        warnings.simplefilter("always", ShortTraceWarning)
         return source.subgraph(resolve_trace(source.traces(), trace), wanted)

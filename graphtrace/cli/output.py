@@ -69,7 +69,7 @@ def _cell(value) -> str:
 
     from graphtrace.schema import visible
 
-    if value is None or value != value:
+    if value is None or type(value).__name__ == "NAType" or value != value:  # pandas' <NA>
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -41,7 +41,10 @@ def open_source(store: str | None, archive: Path | None) -> Iterator[Any]:
         from graphtrace.stores.base import open_store
 
         opened = open_store(store)
+    from graphtrace.sizes import ShortTraceWarning
+
     with warnings.catch_warnings(), opened as source:
+        warnings.simplefilter("always", ShortTraceWarning)
         warnings.showwarning = _show
         yield source
 
