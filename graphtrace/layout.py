@@ -37,7 +37,8 @@ class EdgeColumns(NamedTuple):
 
     def take(self, index) -> "EdgeColumns":
         """The edges at `index` (a slice, or an integer or boolean array), in that order."""
-        return EdgeColumns(*(None if column is None else column[index] for column in self))
+        score = None if self.score is None else self.score[index]
+        return EdgeColumns(*(column[index] for column in self[:5]), score)
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ def _load_weights(source: str, config: Any, revision: str | None, dtype: Any) ->
 
     try:
         with _quiet_loading():
-            causal_lm, loaded = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
                 dtype=dtype,
@@ -247,6 +247,7 @@ def _load_weights(source: str, config: Any, revision: str | None, dtype: Any) ->
         raise ModelError(
             f"the weights of {source!r} cannot be loaded (safetensors only): {error}"
         ) from error
+    causal_lm, loaded = found
     missing = sorted(loaded["missing_keys"])
     if missing:
         raise ModelError(

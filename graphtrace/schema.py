@@ -56,7 +56,10 @@ def components(n_layers: int, n_heads: int, parallel: bool) -> list[tuple[str, i
         found += [(ATTENTION, mid, head) for head in range(n_heads)]
         found += [] if parallel else [(RESIDUAL, mid, -1)]
         found += [(MLP, post, -1), (RESIDUAL, post, -1)]
-    return [(component_name(*key, parallel), *key) for key in found]
+    return [
+        (component_name(kind, level, head, parallel), kind, level, head)
+        for kind, level, head in found
+    ]
 
 
 def level_name(level: int, parallel: bool) -> str:

@@ -9,10 +9,10 @@ source tokens, D width.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from graphtrace.errors import NonFiniteError
 from graphtrace.forward import run_layers
@@ -51,9 +51,10 @@ class _L1Observer:
         projection = getattr(getattr(block, family.attention), family.output_projection)
         n_heads = self.model.n_heads
         weight_HED = projection.weight.T.reshape(n_heads, -1, projection.weight.shape[0])
-        gain_D = None
+        gain_D: torch.Tensor | None = None
         if family.attention_post_norm:
-            gain_D = getattr(block, family.attention_post_norm).weight.float()
+            norm: Any = getattr(block, family.attention_post_norm)
+            gain_D = norm.weight.float()
         group = n_heads // value_KSE.shape[0]
         norm_HS = torch.empty(n_heads, value_KSE.shape[1], device=value_KSE.device)
         for head in range(n_heads):
@@ -74,14 +75,15 @@ class _L1Observer:
         state_TD, added_TD = state_BTD[0].float(), added_BTD[0].float()
         if layer == self.model.n_layers - 1:
             # The prediction reads the last node through the final norm: its linear part applies.
-            gain_D = self.model.final_norm.weight.float()
-            scale_T = inverse_rms(self.model.final_norm, state_TD + added_TD)[:, None]
+            norm: Any = self.model.final_norm
+            gain_D = norm.weight.float()
+            scale_T = inverse_rms(norm, state_TD + added_TD)[:, None]
             state_TD, added_TD = state_TD * gain_D * scale_T, added_TD * gain_D * scale_T
         self.residual_GT[2 * layer + 1] = state_TD.abs().sum(-1)
         self.mlp_LT[layer] = added_TD.abs().sum(-1)
 
 
-def inverse_rms(norm: nn.Module, state_TD: torch.Tensor) -> torch.Tensor:
+def inverse_rms(norm: Any, state_TD: torch.Tensor) -> torch.Tensor:
     """1 / rms [T] with the norm's own epsilon: an RMSNorm linearised at `state_TD`."""
     return torch.rsqrt(state_TD.float().pow(2).mean(-1) + norm.variance_epsilon)
 

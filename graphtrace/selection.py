@@ -1,6 +1,7 @@
 """Which traces are meant: by one name, by a filter, and never two settings pooled."""
 
 import difflib
+from collections import Counter
 from typing import Protocol
 
 import pandas as pd
@@ -31,23 +32,21 @@ def resolve_trace(traces: pd.DataFrame, name: str) -> str:
     if len(traces) == 0:
         raise TraceNotFoundError("there are no traces here yet; run `graphtrace extract` first")
     if name == "last":
-        return str(traces.sort_values(["created", "id"])["id"].iloc[-1])
+        return str(traces.sort_values(["created", "id"])["id"].to_numpy()[-1])
     model, colon, rest = name.partition(":")
     in_model = (traces["model"] == model) | (traces["model_name"] == model)
     for found in (
-        traces[traces["id"] == name],
-        traces[traces["name"] == name],
-        traces[in_model & (traces["name"] == rest)] if colon else traces[:0],
-        traces[traces["id"].str.startswith(name)] if len(name) >= 2 else traces[:0],
+        traces.loc[traces["id"] == name],
+        traces.loc[traces["name"] == name],
+        traces.loc[in_model & (traces["name"] == rest) & bool(colon)],
+        traces.loc[traces["id"].str.startswith(name) & (len(name) >= 2)],
     ):
         if len(found) == 1:
-            return str(found["id"].iloc[0])
+            return str(found["id"].to_numpy()[0])
         if len(found) > 1:
             listed = ", ".join(
-                f"{row.id} ({row.name}, {row.model_name}, settings {row.settings})"
-                for row in found.head(8)[["id", "name", "model_name", "settings"]].itertuples(
-                    index=False, name="Row"
-                )
+                f"{row['id']} ({row['name']}, {row['model_name']}, settings {row['settings']})"
+                for row in found.head(8).to_dict("records")
             )
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
             raise TraceNotFoundError(
@@ -72,32 +71,33 @@ def select_traces(
     """
     found = traces
     for model in models or []:
-        if not ((found["model"] == model) | (found["model_name"] == model)).any():
+        if model not in {*found["model"], *found["model_name"]}:
             known = ", ".join(sorted(set(traces["model_name"]))) or "none"
             raise OptionError(f"no trace of model {model!r}; models here: {known}")
     if models:
-        found = found[found["model"].isin(models) | found["model_name"].isin(models)]
+        found = found.loc[found["model"].isin(models) | found["model_name"].isin(models)]
     if settings is not None:
-        if not (found["settings"] == settings).any():
+        if settings not in set(found["settings"]):
             known = ", ".join(sorted(set(found["settings"]))) or "none"
             raise OptionError(f"no trace with settings {settings!r}; settings here: {known}")
-        found = found[found["settings"] == settings]
+        found = found.loc[found["settings"] == settings]
     for condition in where or []:
         key, equals, value = condition.partition("=")
         if not equals:
             raise OptionError(f"--where {condition!r} is not of the form key=value")
         if key in found.columns:
-            found = found[found[key].astype(str) == value]
+            found = found.loc[found[key].astype(str) == value]
         else:
-            found = found[[labels.get(key) == value for labels in found["labels"]]]
+            found = found.loc[[labels.get(key) == value for labels in found["labels"]]]
         if len(found) == 0:
             keys = sorted({key for labels in traces["labels"] for key in labels})
             raise OptionError(
                 f"no trace where {condition}; labels here: {', '.join(keys) or 'none'}"
             )
-    kinds = found.groupby(["settings", "scorer", "search", "dtype"]).size()
-    if kinds.index.get_level_values("settings").nunique() > 1:
-        listed = "; ".join(f"{'/'.join(map(str, key))}: {n}" for key, n in kinds.items())
+    columns = [found[name] for name in ("settings", "scorer", "search", "dtype")]
+    kinds = Counter(zip(*columns, strict=True))
+    if len({settings_id for settings_id, *_ in kinds}) > 1:
+        listed = "; ".join(f"{'/'.join(key)}: {n}" for key, n in sorted(kinds.items()))
         raise OptionError(
             f"these traces mix several settings ({listed}); choose one with --settings"
         )

@@ -97,8 +97,9 @@ class SubGraph:
         first = np.full(len(nodes), np.iinfo(np.int64).max)
         for ends in (self.source_node, self.target_node):
             np.minimum.at(first, np.searchsorted(nodes, ends), self.rank)
-        rank = pd.array(np.where(first == np.iinfo(np.int64).max, -1, first), dtype="Int64")
-        rank[rank < 0] = pd.NA
+        untouched = first == np.iinfo(np.int64).max
+        rank = pd.array(np.where(untouched, 0, first), dtype="Int64")
+        rank[untouched] = pd.NA
         layer = pd.array(layout.layers_of(np.maximum(level, 1)), dtype="Int16")
         layer[level == 0] = pd.NA
         tokens = [self.tokens[p] for p in position]
@@ -151,6 +152,7 @@ class SubGraph:
             axis=1,
         )
         edges = self.edges
+        assert edges.score is not None
         vertices = {c: nodes[c].tolist() for c in ("name", "level", "site", "position", "token")}
         vertices["layer"] = [None if pd.isna(x) else int(x) for x in nodes["layer"]]
         vertices["special"] = nodes["special"].tolist()

@@ -205,7 +205,7 @@ def tokenize(
     if not isinstance(text, Input | str):
         ids = np.asarray(text, np.int32)
         input_ = Input(name=short_hash(ids.tolist(), "ids-", 6), text="", continuation=continuation)
-        vocabulary = model.embedding.weight.shape[0]
+        vocabulary = model.config.vocab_size
         if len(ids) and not (ids.min() >= 0 and ids.max() < vocabulary):
             raise InputError(f"token ids must lie in 0 ... {vocabulary - 1}; got {ids.tolist()}")
         return _checked(model, input_, ids, None)

@@ -1,0 +1,123 @@
+"""What a size means, and which traces a name or a filter means."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import model_info, synthetic_trace
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphtrace.errors import OptionError, SizeError, TraceNotFoundError
+from graphtrace.schema import TRACES_COLUMNS
+from graphtrace.selection import resolve_trace, select_traces
+from graphtrace.sizes import SIZE_GRID, ShortTraceWarning, Size, parse_size
+
+
+def test_the_grid_is_the_papers():
+    assert len(SIZE_GRID) == 26
+    assert list(SIZE_GRID) == sorted(SIZE_GRID)
+    assert (SIZE_GRID[0], SIZE_GRID[-1]) == (1e-5, 0.8)
+
+
+@given(st.floats(1e-9, 1, exclude_min=True), st.integers(1, 10**9))
+def test_a_fraction_is_floored_in_float64(share, n_edges):
+    k = parse_size(share).edges(n_edges)
+    assert k == math.floor(np.float64(share) * n_edges)
+    assert 0 <= k <= n_edges
+
+
+def test_the_three_forms():
+    assert parse_size("0.001") == Size("fraction", 0.001)
+    assert parse_size("1") == parse_size(1.0) == Size("fraction", 1)
+    assert parse_size("k:500").edges(1000) == 500
+    assert str(parse_size("k:500")) == "k:500"
+    tv = parse_size("tv:0.2")
+    assert tv.edges(100, [1, 5, 20, 100], [0.9, 0.1, 0.3, 0]) == 5
+    assert parse_size(tv) is tv
+
+
+@pytest.mark.parametrize(
+    "bad", ["0", "-0.1", "1.1", "nan", "inf", "k:0", "k:2.5", "k:-3", "tv:2", "x", "", ":", "z:1"]
+)
+def test_sizes_that_mean_nothing(bad):
+    with pytest.raises(SizeError, match="a number of edges such as k:500"):
+        parse_size(bad)
+
+
+def test_sizes_that_cannot_be_had():
+    with pytest.raises(SizeError, match="more than the 10 edges"):
+        parse_size("k:11").edges(10)
+    with pytest.raises(SizeError, match="no size of the curve"):
+        parse_size("tv:0.1").edges(10, [1, 2], [0.9, 0.5])
+    with pytest.raises(SizeError, match="reconstruction curve"):
+        parse_size("tv:0.1").edges(10)
+
+
+def test_a_trace_never_gives_a_quietly_smaller_graph():
+    trace = synthetic_trace(n=6, keep=40)
+    assert len(trace.edges("k:40")) == 40
+    with pytest.raises(SizeError, match=r"is 41 edges, and 40 are kept .*--keep"):
+        trace.edges("k:41")
+    with pytest.raises(SizeError):
+        trace.nodes(1.0)
+    with pytest.warns(ShortTraceWarning, match="2 edges are fewer than the 4"):
+        trace.edges("k:2")
+
+
+def frame():
+    rows = []
+    for i in range(4):
+        trace = synthetic_trace(i, name=f"line-{i % 3}", labels={"group": "ab"[i % 2]})
+        row = dict.fromkeys(TRACES_COLUMNS)
+        row |= {
+            "id": trace.id,
+            "name": trace.name,
+            "model": model_info(name=f"m{i // 3}").id,
+            "model_name": f"m{i // 3}",
+            "settings": "s1",
+            "scorer": "l1",
+            "search": "best-first",
+            "dtype": "float32",
+            "labels": trace.input.labels,
+            "created": pd.Timestamp("2026-01-01", tz="UTC") + pd.Timedelta(minutes=i),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_a_trace_by_its_names():
+    traces = frame()
+    ids = traces["id"].tolist()
+    assert resolve_trace(traces, ids[1]) == ids[1]
+    assert resolve_trace(traces, ids[1][:7]) == ids[1]
+    assert resolve_trace(traces, "line-1") == ids[1]
+    assert resolve_trace(traces, "last") == ids[3]
+    assert resolve_trace(traces, "m1:line-0") == ids[3]
+    with pytest.raises(TraceNotFoundError, match=r"'line-0' means 2 traces: t.*; give an id"):
+        resolve_trace(traces, "line-0")
+    with pytest.raises(TraceNotFoundError, match="did you mean line-2"):
+        resolve_trace(traces, "line2")
+    with pytest.raises(TraceNotFoundError, match="no traces here yet"):
+        resolve_trace(traces.iloc[:0], "last")
+
+
+def test_filters_and_two_settings():
+    traces = frame()
+    assert len(select_traces(traces)) == 4
+    assert len(select_traces(traces, models=["m0"])) == 3
+    assert len(select_traces(traces, where=["group=a"])) == 2
+    assert len(select_traces(traces, where=["name=line-0", "group=b"])) == 1
+    with pytest.raises(OptionError, match="models here: m0, m1"):
+        select_traces(traces, models=["m9"])
+    with pytest.raises(OptionError, match="labels here: group"):
+        select_traces(traces, where=["group=z"])
+    with pytest.raises(OptionError, match="key=value"):
+        select_traces(traces, where=["group"])
+    mixed = traces.assign(settings=["s1", "s1", "s1", "s2"])
+    with pytest.raises(OptionError, match=r"s1/l1/best-first/float32: 3; s2/.*: 1.*--settings"):
+        select_traces(mixed)
+    assert len(select_traces(mixed, settings="s2")) == 1
+    with pytest.raises(OptionError, match="settings here: s1, s2"):
+        select_traces(mixed, settings="s9")
