@@ -13,25 +13,63 @@ _HOMES = {
     "Curve": "graphtrace.traces",
     "GraphtraceError": "graphtrace.errors",
     "Input": "graphtrace.traces",
+    "SubGraph": "graphtrace.subgraph",
     "Trace": "graphtrace.traces",
+    "centrality": "graphtrace.analysis.centrality",
+    "core_stability": "graphtrace.analysis.core",
+    "export_gephi": "graphtrace.export",
+    "export_graphml": "graphtrace.export",
+    "extract": "graphtrace.study",
+    "ingest": "graphtrace.ingestion",
     "load_model": "graphtrace.models",
+    "modularity": "graphtrace.analysis.modularity",
+    "open_archive": "graphtrace.archive",
+    "open_store": "graphtrace.stores.base",
+    "parse_size": "graphtrace.sizes",
+    "read_corpus": "graphtrace.corpus",
     "trace": "graphtrace.tracing",
     "trace_many": "graphtrace.tracing",
+    "write_traces": "graphtrace.archive_write",
 }
 
 __all__ = [
     "Curve",
     "GraphtraceError",
     "Input",
+    "SubGraph",
     "Trace",
+    "centrality",
+    "core_stability",
+    "export_gephi",
+    "export_graphml",
+    "extract",
+    "ingest",
     "load_model",
+    "modularity",
+    "open_archive",
+    "open_store",
+    "parse_size",
+    "read_corpus",
     "trace",
     "trace_many",
+    "write_traces",
 ]
 
 if TYPE_CHECKING:
+    from graphtrace.analysis.centrality import centrality
+    from graphtrace.analysis.core import core_stability
+    from graphtrace.analysis.modularity import modularity
+    from graphtrace.archive import open_archive
+    from graphtrace.archive_write import write_traces
+    from graphtrace.corpus import read_corpus
     from graphtrace.errors import GraphtraceError
+    from graphtrace.export import export_gephi, export_graphml
+    from graphtrace.ingestion import ingest
     from graphtrace.models import load_model
+    from graphtrace.sizes import parse_size
+    from graphtrace.stores.base import open_store
+    from graphtrace.study import extract
+    from graphtrace.subgraph import SubGraph
     from graphtrace.traces import Curve, Input, Trace
     from graphtrace.tracing import trace, trace_many
 

@@ -38,7 +38,8 @@ class EdgeColumns(NamedTuple):
     def take(self, index) -> "EdgeColumns":
         """The edges at `index` (a slice, or an integer or boolean array), in that order."""
         score = None if self.score is None else self.score[index]
-        return EdgeColumns(*(column[index] for column in self[:5]), score)
+        kind, level, head, source, target = (column[index] for column in self[:5])
+        return EdgeColumns(kind, level, head, source, target, score)
 
 
 @dataclass(frozen=True)

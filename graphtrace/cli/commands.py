@@ -5,5 +5,9 @@ Command modules import what is slow (torch, pandas, pyarrow, ladybug, igraph) in
 so that `graphtrace --help` stays quick.
 """
 
+# isort: off
 import graphtrace.cli.demo
 import graphtrace.cli.extract
+import graphtrace.cli.archive
+import graphtrace.cli.analyze
+import graphtrace.cli.export  # noqa: F401
