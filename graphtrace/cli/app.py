@@ -38,7 +38,6 @@ def _options(
 def main() -> None:
     """Run the command line. A GraphtraceError is printed in one line; exit code as it says."""
     import graphtrace.cli.commands  # noqa: F401  registers every command
-
     from graphtrace.errors import GraphtraceError
 
     try:
