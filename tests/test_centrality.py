@@ -221,6 +221,16 @@ def test_bootstrap_covers_the_mean():
     assert 0.88 <= inside / 300 <= 0.97
 
 
+def test_the_order_of_the_source_changes_nothing():
+    source = study(12, models=("a", "b"))
+    backwards = MemorySource(list(source.held.values())[::-1])
+    for level in ("component", "node"):
+        frame = centrality(source, "k:25", level=level)
+        assert frame.equals(centrality(backwards, "k:25", level=level))
+    names = list(dict.fromkeys(frame["input"]))
+    assert names == [f"line-{i}" for i in range(12)]
+
+
 def test_same_numbers_twice():
     source = study(3, models=("m",), groups=None)
     assert centrality(source, 0.5).equals(centrality(source, 0.5))

@@ -4,6 +4,7 @@ Numbers of two settings are never pooled, and traces too small to hold one compl
 counted and reported once rather than once per trace.
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +25,9 @@ def chosen_traces(
     where: list[str] | None = None,
     by: list[str] | None = None,
 ) -> pd.DataFrame:
-    """`select_traces`, with one column `by:KEY` for every key to group by.
+    """`select_traces`, with one column `by:KEY` for every key to group by, in an order that no
+    source decides: by model, then the input's name (`line-2` before `line-10`), then id. Seeded
+    draws over inputs therefore give the same numbers from an archive and from a store.
 
     by: label keys, or columns of `traces`. A trace without the label is in the group ''. Raises
     OptionError where no trace has the label.
@@ -45,7 +48,21 @@ def chosen_traces(
                 f"cannot group by {key!r}: no trace has that label; labels here: "
                 f"{', '.join(known) or 'none'}"
             )
-    return traces.assign(**groups)
+    order = sorted(
+        range(len(traces)),
+        key=lambda i: (
+            traces["model"].iloc[i],
+            _natural(traces["name"].iloc[i]),
+            traces["id"].iloc[i],
+        ),
+    )
+    return traces.assign(**groups).iloc[order].reset_index(drop=True)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts digits as numbers: text and digits take turns, so like compares with like."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
 def group_columns(traces: pd.DataFrame) -> list[str]:
