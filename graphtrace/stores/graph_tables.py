@@ -147,10 +147,11 @@ def _states(traces: pa.Table, batch: _Batch) -> pa.Table:
     parallel = batch.parallel[trace]
     layer = np.where(parallel, level - 1, (level - 1) // 2)
     place = np.where(level == 0, 0, np.where(parallel, 3, np.where(level % 2, 1, 2)))
-    token_lists = traces["tokens"].combine_chunks()
-    starts = token_lists.offsets.to_numpy()[:-1].astype(np.int64)
-    at = pa.array(starts[trace] + position)
-    token = token_lists.values.take(at)
+    lists = {name: traces[name].combine_chunks() for name in ("tokens", "token_ids", "special")}
+    lengths = lists["tokens"].value_lengths().to_numpy(zero_copy_only=False)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    at = pa.array((starts[trace] + position).astype(np.int64))
+    token, token_id, special = (column.flatten().take(at) for column in lists.values())
     # A name is made of the token as tables show it, so the few distinct tokens are changed once.
     codes = token.dictionary_encode()
     shown = pa.array([schema.visible(t.strip(" ")) for t in codes.dictionary.to_pylist()])
@@ -174,9 +175,9 @@ def _states(traces: pa.Table, batch: _Batch) -> pa.Table:
             "layer": pa.array(layer.astype(np.int32), mask=level == 0),
             "site": pa.array(np.array(schema.SITES, dtype=object)[place], pa.string()),
             "position": position.astype(np.int32),
-            "token_id": traces["token_ids"].combine_chunks().values.take(at),
+            "token_id": token_id,
             "token": token,
-            "special": traces["special"].combine_chunks().values.take(at),
+            "special": special,
         }
     )
 

@@ -1,0 +1,49 @@
+"""`graphtrace ingest`: archives into the store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphtrace.cli.app import app
+from graphtrace.cli.output import note
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Store folder [default: $GRAPHTRACE_STORE or traces/store]."),
+]
+
+
+@app.command()
+def ingest(
+    archive: Annotated[
+        list[Path] | None, typer.Argument(help="Archive folders [default: traces/archive].")
+    ] = None,
+    store: StoreOption = None,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Also bring back traces deleted from the store.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait while another process uses the store.")
+    ] = 0.0,
+) -> None:
+    """Add the traces of archives to the store; what is there already is left as it is."""
+    from graphtrace.ingestion import ingest as ingest_archive
+
+    for folder in archive or [Path("traces/archive")]:
+        result = ingest_archive(folder, store, restore=restore, wait=wait, show_progress=True)
+        rate = result.n_edges / result.seconds / 1e6
+        note(
+            f"{result.store}: {result.n_new:,} traces added ({result.n_edges:,} edges, "
+            f"{result.seconds:.1f} s, {rate:.2f} M edges/s), {result.n_present:,} were there"
+        )
+        if result.n_deleted:
+            note(
+                f"{result.n_deleted:,} traces of {folder} were deleted from this store before and "
+                "are left out; --restore brings them back"
+            )
+        if result.n_longer:
+            note(
+                f"{result.n_longer:,} traces have more edges in {folder} than in the store; "
+                "`graphtrace store rebuild` takes them over"
+            )

@@ -1,0 +1,84 @@
+"""`graphtrace store`: look after the store."""
+
+from typing import Annotated
+
+import typer
+
+from graphtrace.cli.app import app
+from graphtrace.cli.ingest import StoreOption
+from graphtrace.cli.output import Format, FormatOption, note, print_frame
+
+store_app = typer.Typer(help="Look after the store: info, verify, rebuild, delete.")
+app.add_typer(store_app, name="store", no_args_is_help=True)
+
+
+@store_app.command()
+def info(store: StoreOption = None, format: FormatOption = Format.table) -> None:
+    """What the store holds."""
+    import pandas as pd
+
+    from graphtrace.stores.base import open_store
+    from graphtrace.stores.maintenance import store_info
+
+    with open_store(store) as opened:
+        found = store_info(opened)
+    rows = [
+        {"what": what, "name": name, "count": count}
+        for what in ("nodes", "relationships", "models", "settings", "archives")
+        for name, count in found[what].items()
+    ]
+    rows += [{"what": what, "name": "", "count": found[what]} for what in ("deleted", "bytes")]
+    print_frame(pd.DataFrame(rows), format, title=found["url"])
+
+
+@store_app.command()
+def verify(store: StoreOption = None, format: FormatOption = Format.table) -> None:
+    """Compare every trace with its archive; exit code 1 where something differs."""
+    from graphtrace.stores.base import open_store
+    from graphtrace.stores.verify import verify_store
+
+    with open_store(store) as opened:
+        problems = verify_store(opened, opened.file.archives, opened.file.deleted, True)
+        count, url = len(opened.traces()), opened.url
+    if len(problems) == 0 and format is Format.table:
+        note(f"{url}: all {count:,} traces are what their archives say")
+        return
+    print_frame(problems, format)
+    if len(problems):
+        note(f"{url}: {len(problems):,} problems; `graphtrace store rebuild` makes it anew")
+        raise typer.Exit(1)
+
+
+@store_app.command()
+def rebuild(store: StoreOption = None) -> None:
+    """Make the store anew from its archives; the old one stays until the new one is ready."""
+    from graphtrace.stores.maintenance import rebuild_store
+
+    result = rebuild_store(store, show_progress=True)
+    note(
+        f"rebuilt: {result.n_traces:,} traces ({result.n_added:,} new, {result.n_removed:,} gone), "
+        f"{result.n_edges:,} edges"
+    )
+
+
+@store_app.command()
+def delete(
+    store: StoreOption = None,
+    trace: Annotated[list[str] | None, typer.Option(help="Only this trace; repeatable.")] = None,
+    settings: Annotated[str | None, typer.Option(help="Only traces of these settings.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only traces of this model.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete the whole store, or some of its traces; archives are not touched."""
+    from graphtrace.stores.base import store_folder
+    from graphtrace.stores.maintenance import delete_store, delete_traces
+
+    folder = store_folder(store)
+    if trace or settings is not None or model is not None:
+        result = delete_traces(folder, trace or [], settings, model, show_progress=True)
+        note(f"{result.n_removed:,} traces deleted from {folder}, {result.n_traces:,} remain")
+        return
+    if not yes:
+        typer.confirm(f"Delete the whole store {folder}?", abort=True, err=True)
+    delete_store(folder)
+    note(f"deleted {folder}")
