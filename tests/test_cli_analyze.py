@@ -19,6 +19,7 @@ from graphtrace.archive import open_archive
 from graphtrace.archive_write import write_traces
 from graphtrace.cli.app import app
 from graphtrace.errors import OptionError, SizeError, TraceNotFoundError
+from graphtrace.ingestion import ingest
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,22 @@ def test_commands_print_what_the_library_returns(archive):
         )
         same(result.stdout, frame)
         assert result.stderr == ""
+
+
+def test_a_store_gives_the_numbers_of_its_archive(archive, tmp_path, monkeypatch):
+    store = str(tmp_path / "store")
+    ingest(archive, store)
+    monkeypatch.setenv("GRAPHTRACE_STORE", store)
+    for command in (
+        ("centrality", "--by", "group"),
+        ("centrality", "--level", "node"),
+        ("modularity",),
+        ("core-stability", "--table", "components"),
+    ):
+        options = ("analyze", *command, "--size", "k:25", "--format", "json")
+        expected = run(*options, "--archive", archive).stdout
+        assert run(*options, "--store", store).stdout == expected
+        assert run(*options).stdout == expected
 
 
 def test_every_analysis_groups_by_a_label(archive):
