@@ -7,6 +7,7 @@ the file is read; what a caller passes is checked before the store is asked.
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -205,7 +206,8 @@ def run(store, name_or_cypher: str, params: Mapping[str, Any] | None = None) -> 
     params = dict(params or {})
     if not is_name(name_or_cypher):
         check_read_only(name_or_cypher)
-        _match_names(parameters(name_or_cypher), set(params), set(params), "this query")
+        used = parameters(name_or_cypher)
+        _match_names(used, set(params), used, "this query")
         return store.cypher(name_or_cypher, params)
     query = find_query(name_or_cypher.strip(), store.kind)
     if store.kind not in query.stores:
@@ -250,10 +252,12 @@ def bind(query: Query, params: Mapping[str, Any], store) -> dict[str, Any]:
     return values
 
 
-def _match_names(needed: set[str], given: set[str], known: set[str], what: str, more: str = ""):
+def _match_names(
+    needed: set[str], given: set[str], known: set[str], what: str, more: str = ""
+) -> None:
     for name in sorted(needed - given):
         raise QueryParameterError(f"{what} needs parameter {name}{more}")
-    for name in sorted(given - known - needed) or sorted(given - (known & (known | needed))):
+    for name in sorted(given - known):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise QueryParameterError(f"{what} has no parameter {name}{hint}{more}")
@@ -261,7 +265,7 @@ def _match_names(needed: set[str], given: set[str], known: set[str], what: str, 
 
 def _typed(parameter: Parameter, value: Any) -> Any:
     """A value as the parameter's type; text is read where the type is not STRING."""
-    kind, ok = parameter.type, value
+    kind = parameter.type
     try:
         if kind == "STRING" and isinstance(value, str):
             return value
@@ -272,9 +276,9 @@ def _typed(parameter: Parameter, value: Any) -> Any:
         if kind == "INTEGER" and not isinstance(value, bool) and int(value) == float(value):
             return int(value)
         if kind == "DOUBLE" and not isinstance(value, bool):
-            ok = float(value)
-            if ok == ok:
-                return ok
+            number = float(value)
+            if number == number:
+                return number
     except (TypeError, ValueError, OverflowError):
         pass
     raise QueryParameterError(f"parameter {parameter.name} is a {kind}, and {value!r} is none")
@@ -284,10 +288,10 @@ def _chosen(traces: pd.DataFrame, values: Mapping[str, Any], query: Query) -> pd
     if len(traces) == 0:
         raise QueryError("the store holds no traces; `graphtrace ingest` brings them in")
     model = values["model"]
-    among = traces if model is None else select_models(traces, model)
-    if among["model"].nunique() > 1:
-        counts = among.groupby(["model_name", "model"]).size()
-        listed = ", ".join(f"{name} ({id_}, {n:,})" for (name, id_), n in counts.items())
+    among = traces if model is None else _of_model(traces, model)
+    pairs = Counter(zip(among["model_name"], among["model"], strict=True))
+    if len(pairs) > 1:
+        listed = ", ".join(f"{name} ({id_}, {n:,} traces)" for (name, id_), n in pairs.items())
         raise QueryParameterError(
             f"query {query.name} is of one model, and these are several: {listed}; give model, by "
             "its id where names are the same"
@@ -295,11 +299,10 @@ def _chosen(traces: pd.DataFrame, values: Mapping[str, Any], query: Query) -> pd
     return select_traces(among, settings=values.get("settings"))
 
 
-def select_models(traces: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The traces of a model by id, else by name. Raises OptionError listing the models."""
+def _of_model(traces: pd.DataFrame, model: str) -> pd.DataFrame:
     for column in ("model", "model_name"):
-        if (traces[column] == model).any():
-            return traces[traces[column] == model]
+        if model in set(traces[column]):
+            return traces.loc[traces[column] == model]
     known = ", ".join(sorted(set(traces["model_name"])))
     raise OptionError(f"no trace of model {model!r}; models here: {known}")
 
@@ -324,9 +327,9 @@ def _size(size: Any, chosen: pd.DataFrame, store, query: Query) -> float:
     if short:
         trace, k, n_kept = short[0]
         raise SizeError(
-            f"size {size} is more than the store keeps of {len(short):,} of {len(chosen):,} traces: "
-            f"{k:,} edges of {trace}, and {n_kept:,} are kept; take a smaller size, or extract "
-            "again with a larger --keep"
+            f"size {size} is more than the store keeps of {len(short):,} of {len(chosen):,} "
+            f"traces: {k:,} edges of {trace}, and {n_kept:,} are kept; take a smaller size, or "
+            "extract again with a larger --keep"
         )
     return float(-size.value if size.rule == "k" else size.value)
 

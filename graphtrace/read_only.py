@@ -8,66 +8,20 @@ the clear message, and catches what the engine allows to a reader (EXPORT, INSTA
 from graphtrace.cypher_files import Token, tokens
 from graphtrace.errors import QueryError, ReadOnlyError
 
-_REFUSED = frozenset(
-    [
-        "ALTER",
-        "ATTACH",
-        "BEGIN",
-        "CHECKPOINT",
-        "COMMENT",
-        "COMMIT",
-        "COPY",
-        "CREATE",
-        "DELETE",
-        "DENY",
-        "DETACH",
-        "DROP",
-        "DUMP",
-        "EXPORT",
-        "FORCE",
-        "FOREACH",
-        "GRANT",
-        "IMPORT",
-        "INSERT",
-        "INSTALL",
-        "LOAD",
-        "MERGE",
-        "REMOVE",
-        "RENAME",
-        "REVOKE",
-        "ROLLBACK",
-        "SET",
-        "START",
-        "STOP",
-        "TERMINATE",
-        "UNINSTALL",
-        "UPDATE",
-        "USE",
-    ]
-)
-
-_CALLS = frozenset(
-    [
-        "current_setting",
-        "db_version",
-        "show_connection",
-        "show_functions",
-        "show_indexes",
-        "show_macros",
-        "show_tables",
-        "show_warnings",
-        "stats_info",
-        "storage_info",
-        "table_info",
-        "db.labels",
-        "db.propertykeys",
-        "db.relationshiptypes",
-        "db.schema.visualization",
-        "db.schema.nodetypeproperties",
-        "db.schema.reltypeproperties",
-        "dbms.components",
-    ]
-)
+# fmt: off
+_REFUSED = frozenset((
+    "ALTER", "ATTACH", "BEGIN", "CHECKPOINT", "COMMENT", "COMMIT", "COPY", "CREATE", "DELETE",
+    "DENY", "DETACH", "DROP", "DUMP", "EXPORT", "FORCE", "FOREACH", "GRANT", "IMPORT", "INSERT",
+    "INSTALL", "LOAD", "MERGE", "REMOVE", "RENAME", "REVOKE", "ROLLBACK", "SET", "START", "STOP",
+    "TERMINATE", "UNINSTALL", "UPDATE", "USE",
+))
+_CALLS = frozenset((
+    "current_setting", "db_version", "show_connection", "show_functions", "show_indexes",
+    "show_macros", "show_tables", "show_warnings", "stats_info", "storage_info", "table_info",
+    "db.labels", "db.propertykeys", "db.relationshiptypes", "db.schema.visualization",
+    "db.schema.nodetypeproperties", "db.schema.reltypeproperties", "dbms.components",
+))
+# fmt: on
 
 
 def check_read_only(text: str) -> None:

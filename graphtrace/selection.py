@@ -1,11 +1,12 @@
 """Which traces are meant: by one name, by a filter, and never two settings pooled."""
 
 import difflib
+from collections import Counter
 from typing import Protocol
 
 import pandas as pd
 
-from graphtrace.errors import TraceNotFoundError
+from graphtrace.errors import OptionError, TraceNotFoundError
 from graphtrace.sizes import Size
 from graphtrace.subgraph import SubGraph
 
@@ -56,16 +57,59 @@ def resolve_trace(traces: pd.DataFrame, name: str) -> str:
     raise TraceNotFoundError(f"no trace {name!r} among {len(traces):,}; {hint}")
 
 
+def filter_traces(
+    traces: pd.DataFrame,
+    models: list[str] | None = None,
+    settings: str | None = None,
+    where: list[str] | None = None,
+) -> pd.DataFrame:
+    """The traces of the given models (ids or names), settings and labels (`key=value`, all must
+    hold; a column of `traces` counts as a key too). Raises OptionError where nothing matches."""
+    found = traces
+    for model in models or []:
+        if model not in {*found["model"], *found["model_name"]}:
+            known = ", ".join(sorted(set(traces["model_name"]))) or "none"
+            raise OptionError(f"no trace of model {model!r}; models here: {known}")
+    if models:
+        found = found.loc[found["model"].isin(models) | found["model_name"].isin(models)]
+    if settings is not None:
+        if settings not in set(found["settings"]):
+            known = ", ".join(sorted(set(found["settings"]))) or "none"
+            raise OptionError(f"no trace with settings {settings!r}; settings here: {known}")
+        found = found.loc[found["settings"] == settings]
+    for condition in where or []:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise OptionError(f"--where {condition!r} is not of the form key=value")
+        if key in found.columns:
+            found = found.loc[found[key].astype(str) == value]
+        else:
+            found = found.loc[[labels.get(key) == value for labels in found["labels"]]]
+        if len(found) == 0:
+            keys = sorted({key for labels in traces["labels"] for key in labels})
+            raise OptionError(
+                f"no trace where {condition}; labels here: {', '.join(keys) or 'none'}"
+            )
+    return found
+
+
 def select_traces(
     traces: pd.DataFrame,
     models: list[str] | None = None,
     settings: str | None = None,
     where: list[str] | None = None,
 ) -> pd.DataFrame:
-    """`filter_traces` for an analysis.
+    """`filter_traces` for what is computed over several traces.
 
     Raises OptionError where nothing matches, or where what is left mixes several settings, since
     numbers of two settings must not be pooled; the message lists them with their counts.
     """
     found = filter_traces(traces, models, settings, where)
+    columns = [found[name] for name in ("settings", "scorer", "search", "dtype")]
+    kinds = Counter(zip(*columns, strict=True))
+    if len({settings_id for settings_id, *_ in kinds}) > 1:
+        listed = "; ".join(f"{'/'.join(key)}: {n}" for key, n in sorted(kinds.items()))
+        raise OptionError(
+            f"these traces mix several settings ({listed}); choose one with --settings"
+        )
     return found

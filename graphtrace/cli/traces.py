@@ -19,7 +19,7 @@ SHOWN = ["id", "name", "model_name", "settings", "n_tokens", "n_edges", "n_kept"
 def traces(
     where: Annotated[
         list[str] | None,
-        typer.Option(help="Only where KEY=VALUE, a label or a column; repeatable."),
+        typer.Option(help="Only KEY=VALUE, a label or a column; repeatable."),
     ] = None,
     sort: Annotated[
         str | None, typer.Option(help="Sort by this column, highest first; -COLUMN lowest first.")
