@@ -1,22 +1,18 @@
 """How long each graph measure takes on one trace of about 13,000 edges.
 
-    python benchmarks/bench_analysis.py [--edges 12710] [--repeat 5] [--json FILE]
-
 The trace is made up (random scores, true best-first ranks) with the shape of a full-size model:
-32 layers, 32 heads, 50 tokens, 1,271,053 edges. 12,710 edges are 1 % of it. Prints a table of the
-best and median of several runs, and with --json writes them with the machine's facts.
+32 layers, 32 heads, 50 tokens, 1,271,053 edges. 12,710 edges are 1 % of it.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+
+from benchmarks.timing import seconds
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -78,39 +74,12 @@ def measures(subgraph: SubGraph, folder: Path):
     ]
 
 
-def main() -> None:
-    """Time every measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--edges", type=int, default=12_710)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    subgraph = made_up_trace(options.edges)
-    rows = []
-    print(f"{len(subgraph):,} edges, {len(subgraph.node_ids):,} states\n")
-    print(f"{'measure':36}{'best ms':>10}{'median ms':>12}")
+def tables(n_edges: int = 12_710, rounds: int = 5) -> dict[str, pd.DataFrame]:
+    """Title -> table."""
+    subgraph, rows = made_up_trace(n_edges), []
     with tempfile.TemporaryDirectory() as folder:
         for name, call in measures(subgraph, Path(folder)):
             call()  # compiles and warms up
-            taken = []
-            for _ in range(options.repeat):
-                start = time.perf_counter()
-                call()
-                taken.append(1000 * (time.perf_counter() - start))
-            rows.append(
-                {"measure": name, "best_ms": min(taken), "median_ms": statistics.median(taken)}
-            )
-            print(f"{name:36}{rows[-1]['best_ms']:10.2f}{rows[-1]['median_ms']:12.2f}")
-    if options.json:
-        facts = {
-            "edges": len(subgraph),
-            "states": len(subgraph.node_ids),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "repeat": options.repeat,
-        }
-        options.json.write_text(json.dumps({**facts, "measures": rows}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            times = [seconds(call) for _ in range(rounds)]
+            rows.append({"measure": name, "median_ms": 1000 * statistics.median(times)})
+    return {f"Analysis of one trace of {n_edges:,} edges": pd.DataFrame(rows)}

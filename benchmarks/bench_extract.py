@@ -1,15 +1,15 @@
 """Extraction: scoring, ranking and evaluation against a plain forward pass of the same input.
 
-Ratios within one run, medians of interleaved rounds. `python -m benchmarks.bench_extract`.
+Ratios within one run, medians of interleaved rounds.
 """
 
 import statistics
-import time
 
 import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.timing import seconds
 from graphtrace.edges import flatten_edges
 from graphtrace.evaluation import kept_edges, masked_logits
 from graphtrace.layout import GraphLayout
@@ -18,12 +18,6 @@ from graphtrace.ranking import best_first_ranks
 from graphtrace.scoring import l1_scores
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.tracing import trace
-
-
-def seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def extraction(model_name: str = "demo", n_tokens: int = 24, rounds: int = 11) -> pd.DataFrame:
@@ -87,8 +81,3 @@ def tables() -> dict[str, pd.DataFrame]:
         "Extraction, demo model, 24 tokens": extraction(),
         "Exact ranking of all edges": ranking(),
     }
-
-
-if __name__ == "__main__":
-    for title, table in tables().items():
-        print(f"{title}\n{table.to_string(index=False, float_format='{:.3g}'.format)}\n")

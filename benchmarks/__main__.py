@@ -1,0 +1,76 @@
+"""Every benchmark, as tables: `python -m benchmarks [--json FILE] [--write]`.
+
+--json writes the tables with the machine's facts; --write puts them into docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+from datetime import date
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+MODULES = ("bench_extract", "bench_store", "bench_analysis", "bench_demo")
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+MARK = "<!-- the tables below are written by `python -m benchmarks --write` -->"
+
+
+def machine() -> dict[str, str]:
+    """What the figures were taken on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "ladybug"))
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {cpu}",
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, numbers to three digits."""
+
+    def cell(value) -> str:
+        if isinstance(value, float):
+            return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    head = "| " + " | ".join(table.columns) + " |\n|" + "---|" * len(table.columns)
+    rows = ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join([head, *rows])
+
+
+def main() -> None:
+    """Run the benchmarks, print and write their tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("only", nargs="*", help=f"some of {', '.join(MODULES)}")
+    options = parser.parse_args()
+    facts, found = machine(), {}
+    print("; ".join(facts.values()), flush=True)
+    for name in options.only or MODULES:
+        for title, table in import_module(f"benchmarks.{name}").tables().items():
+            found[title] = table
+            print(f"\n{title}\n{table.to_string(index=False, float_format='{:.3g}'.format)}")
+    if options.json:
+        rows = {title: table.to_dict("records") for title, table in found.items()}
+        options.json.write_text(json.dumps({**facts, "tables": rows}, indent=1, default=float))
+    if options.write:
+        head, mark, _ = PAGE.read_text().partition(MARK)
+        parts = [f"Measured {facts['date']}: {facts['machine']}; Python {facts['python']}, "]
+        parts[0] += f"{facts['packages']}."
+        parts += [f"## {title}\n\n{markdown(table)}" for title, table in found.items()]
+        PAGE.write_text(head + mark + "\n\n" + "\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
