@@ -47,38 +47,47 @@ class TracedModel:
 
     @property
     def backbone(self) -> nn.Module:
+        """The model without its language-model head."""
         return getattr(self.causal_lm, self.family.backbone)
 
     @property
     def embedding(self) -> nn.Module:
+        """Token embedding."""
         return getattr(self.backbone, self.family.embedding)
 
     @property
     def rotary(self) -> nn.Module:
+        """Rotary position embedding."""
         return getattr(self.backbone, self.family.rotary)
 
     @property
     def blocks(self) -> list[nn.Module]:
+        """The decoder layers in order."""
         return list(getattr(self.backbone, self.family.layers))[: self.n_layers]
 
     @property
     def final_norm(self) -> nn.Module:
+        """The norm in front of the head."""
         return getattr(self.backbone, self.family.final_norm)
 
     @property
     def head(self) -> nn.Module:
+        """The language-model head."""
         return getattr(self.causal_lm, self.family.head)
 
     @property
     def n_layers(self) -> int:
+        """L."""
         return self.config.num_hidden_layers
 
     @property
     def n_heads(self) -> int:
+        """H, query heads."""
         return self.config.num_attention_heads
 
     @property
     def d_model(self) -> int:
+        """Width of the residual stream."""
         return self.config.hidden_size
 
     @property
@@ -93,6 +102,7 @@ class TracedModel:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
         return self.causal_lm.dtype
 
     @cached_property

@@ -67,7 +67,7 @@ class Settings:
     """What decides the numbers of a ranking (how it is evaluated is separate).
 
     seed: None unless the scorer draws. Rules: `last`, an integer or `all` for the position;
-    `top`, `given` or `column` for the target.
+    `top`, `given` or `column` for the target. method: version of the method that made the numbers.
     """
 
     scorer: str = "l1"
@@ -76,11 +76,12 @@ class Settings:
     seed: int | None = None
     position_rule: str = "last"
     target_rule: str = "top"
+    method: int = schema.METHOD
 
     @property
     def id(self) -> str:
-        """'s' + 8 hex of all fields and the method's version."""
-        return short_hash([*vars(self).values(), schema.METHOD], "s", 8)
+        """'s' + 8 hex of all fields."""
+        return short_hash(list(vars(self).values()), "s", 8)
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,6 @@ class Trace:
         row: dict[str, Any] = {
             "id": self.id,
             "format": schema.FORMAT,
-            "method": schema.METHOD,
             "version": self.version,
             "created": self.created,
             **{f"model_{key}": value for key, value in vars(self.model).items()},

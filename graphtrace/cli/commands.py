@@ -8,6 +8,13 @@ so that `graphtrace --help` stays quick.
 # isort: off
 import graphtrace.cli.demo
 import graphtrace.cli.extract
-import graphtrace.cli.archive
+import graphtrace.cli.ingest
+import graphtrace.cli.traces
+import graphtrace.cli.query
 import graphtrace.cli.analyze
-import graphtrace.cli.export  # noqa: F401
+import graphtrace.cli.export
+import graphtrace.cli.archive
+import graphtrace.cli.store
+from graphtrace.cli.app import app
+
+__all__ = ["app"]
