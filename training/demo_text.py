@@ -110,6 +110,11 @@ def train_tokenizer(files: list[Paragraphs], vocab: int) -> PreTrainedTokenizerF
     bpe.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, BOS_ID)]
     )
+    return wrap_tokenizer(bpe)
+
+
+def wrap_tokenizer(bpe: Tokenizer) -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers uses and saves it."""
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=BOS,

@@ -41,8 +41,10 @@ from demo_text import (
     read_paragraphs,
     train_tokenizer,
     windows_to_score,
+    wrap_tokenizer,
 )
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 IGNORED = -100  # a label that carries no loss
 LOG_SECONDS = 30.0
@@ -107,7 +109,6 @@ def build_model(config: TrainConfig) -> LlamaForCausalLM:
             bos_token_id=BOS_ID,
             eos_token_id=None,
             pad_token_id=PAD_ID,
-            use_cache=False,
         )
     )
     model.set_attn_implementation("eager")  # short windows on a CPU: faster than the fused one
@@ -122,7 +123,7 @@ def build_model(config: TrainConfig) -> LlamaForCausalLM:
 
 def next_token_loss(model, tokens_BT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Cross-entropy of every token given those before it, in nats; padding carries none."""
-    logits_BTV = model(input_ids=tokens_BT[:, :-1]).logits
+    logits_BTV = model(input_ids=tokens_BT[:, :-1], use_cache=False).logits
     labels_BT = tokens_BT[:, 1:]
     labels_BT = labels_BT.masked_fill(labels_BT == PAD_ID, IGNORED)
     return F.cross_entropy(
@@ -296,12 +297,12 @@ def train(config: TrainConfig) -> dict:
     began = time.monotonic()
     config.checkpoint.mkdir(parents=True, exist_ok=True)
     files = read_paragraphs(config.data, config.boost, config.boost_factor)
-    tokenizer_folder = config.checkpoint / "tokenizer"
+    tokenizer_path = config.checkpoint / "tokenizer.json"
     if (config.checkpoint / "checkpoint.pt").exists():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+        tokenizer = wrap_tokenizer(Tokenizer.from_file(str(tokenizer_path)))
     else:
         tokenizer = train_tokenizer(files, config.vocab)
-        tokenizer.save_pretrained(tokenizer_folder)
+        tokenizer.backend_tokenizer.save(str(tokenizer_path))
     corpus = build_corpus(files, tokenizer)
     texts = {
         "all": [text for file in files for text in file.held_out],
@@ -348,12 +349,14 @@ def write_model(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokeniz
     shutil.rmtree(partial, ignore_errors=True)
     if out.exists():
         shutil.copytree(out, partial)
+    model.generation_config = GenerationConfig(bos_token_id=BOS_ID, pad_token_id=PAD_ID)
     model.half().save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     settings = json.loads((partial / "config.json").read_text())
     settings.pop("_name_or_path", None)
-    settings["use_cache"] = True
     (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    for path in partial.iterdir():
+        path.chmod(0o644)
     if out.exists():
         out.replace(old)
     partial.replace(out)
