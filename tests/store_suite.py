@@ -1,0 +1,282 @@
+"""What every graph store must do: one behaviour suite, one thin file per backend.
+
+A backend's test module defines a fixture `new_url` (a function that gives the URL of a store that
+does not exist yet) and a class that inherits from `StoreSuite`.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import model_info, synthetic_trace
+
+from graphtrace import schema
+from graphtrace.archive import open_archive
+from graphtrace.archive_write import write_traces
+from graphtrace.errors import (
+    QueryParameterError,
+    ReadOnlyError,
+    SizeError,
+    StoreError,
+    TraceNotFoundError,
+)
+from graphtrace.ingestion import ingest
+from graphtrace.sizes import ShortTraceWarning
+from graphtrace.stores.base import open_store
+
+NO_WARNING = pytest.mark.filterwarnings(f"ignore::{ShortTraceWarning.__module__}.ShortTraceWarning")
+
+
+def zoo():
+    """Traces of several models: sequential, parallel, sliding windows, odd texts, few edges kept,
+    a target and a foil."""
+    parallel = model_info(3, 2, name="par", parallel=True)
+    windowed = model_info(3, 2, name="win", windows=(2, None, 3))
+    traces = [synthetic_trace(seed=i, n=4 + i, labels={"group": "ab"[i % 2]}) for i in range(4)]
+    traces += [synthetic_trace(seed=i, n=5, model=parallel) for i in range(2)]
+    traces += [synthetic_trace(seed=i, n=6, model=windowed) for i in range(2)]
+    odd = synthetic_trace(
+        seed=9, n=6, name="naïve 'quote' \"x\" \\ ; //", text="日本\n`語`", keep=20
+    )
+    tokens = [" é", "'", '"', "\\", "<0xE2>", "\n"]
+    curve = odd.curves[0]
+    points = len(curve.k)
+    other = dataclasses.replace(
+        curve,
+        mode="necessity",
+        p_target=np.linspace(0, 1, points),
+        logit_diff=np.linspace(-2, 2, points),
+    )
+    traces.append(
+        dataclasses.replace(
+            odd,
+            tokens=tokens,
+            curves=(curve, other),
+            loss=None,
+            target_id=3,
+            target=" Mary",
+            foil_id=4,
+            foil=" John",
+        )
+    )
+    return traces
+
+
+def check_same(subgraph, trace, size):
+    """The store's sub-graph is the in-memory trace's, every column."""
+    expected = trace.subgraph(size)
+    pd.testing.assert_frame_equal(subgraph.edge_frame(), expected.edge_frame())
+    pd.testing.assert_frame_equal(subgraph.node_frame(), expected.node_frame())
+    assert (subgraph.trace, subgraph.model) == (expected.trace, expected.model)
+    assert subgraph.layout == expected.layout
+    for mine, theirs in zip(subgraph.edges, expected.edges, strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+
+
+class StoreSuite:
+    """Inherit; the module provides `new_url`."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def traces(cls):
+        return zoo()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def archive(cls, traces, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("archive") / "a"
+        write_traces(folder, traces, keep="all")
+        return folder
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, new_url, archive):
+        url = new_url()
+        result = ingest(archive, url)
+        assert result.n_new == 9
+        return url
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def store(cls, url):
+        with open_store(url) as store:
+            yield store
+
+    def test_traces_are_those_of_the_archive(self, store, archive):
+        with open_archive(archive) as opened:
+            expected = opened.traces()
+        found = store.traces()
+        assert tuple(found.columns) == schema.TRACES_COLUMNS
+        key = {"by": "id", "ignore_index": True}
+        pd.testing.assert_frame_equal(
+            found.sort_values(**key), expected.sort_values(**key), check_dtype=False
+        )
+        assert str(found["created"].dtype) == str(expected["created"].dtype)
+
+    @NO_WARNING
+    @pytest.mark.parametrize("size", [1.0, 0.5, 0.05, "k:1", "k:17", "tv:0.4"])
+    def test_subgraphs_are_those_of_the_trace(self, store, traces, size):
+        for trace in traces[:-1]:
+            check_same(store.subgraph(trace.id, size), trace, size)
+
+    @NO_WARNING
+    def test_odd_text_and_few_edges(self, store, traces):
+        check_same(store.subgraph(traces[-1].id, "k:20"), traces[-1], "k:20")
+
+    def test_a_size_beyond_what_is_kept_names_what_is_kept(self, store, traces):
+        with pytest.raises(SizeError, match=r"20.*kept|keeps 20"):
+            store.subgraph(traces[-1].id, 1.0)
+
+    def test_every_form_of_trace_name(self, store, traces):
+        trace = traces[5]
+        assert store.resolve(trace.id) == trace.id
+        assert store.resolve(trace.id[:9]) == trace.id
+        assert store.resolve("par:line-1") == trace.id
+        assert store.subgraph("par:line-1").trace == trace.id
+        with pytest.raises(TraceNotFoundError, match="means 3 traces"):
+            store.resolve("line-1")
+        with pytest.raises(TraceNotFoundError, match="no trace"):
+            store.subgraph("nowhere")
+
+    def test_again_changes_nothing(self, new_url, archive):
+        url = new_url()
+        ingest(archive, url)
+        with open_store(url) as store:
+            before = store.traces()
+            counts = self.counts(store)
+        again = ingest(archive, url)
+        assert (again.n_new, again.n_present, again.n_edges) == (0, 9, 0)
+        with open_store(url) as store:
+            pd.testing.assert_frame_equal(store.traces(), before)
+            assert self.counts(store) == counts
+
+    def test_two_archives_meet(self, new_url, tmp_path):
+        shared, mine = synthetic_trace(seed=1, labels={"a": "1"}), synthetic_trace(seed=2)
+        labelled = dataclasses.replace(shared.input, labels={"a": "2", "b": "3"})
+        theirs = synthetic_trace(seed=3, model=model_info(name="other"))
+        write_traces(tmp_path / "one", [shared, mine], keep="all")
+        second = dataclasses.replace(theirs, input=labelled)
+        write_traces(tmp_path / "two", [dataclasses.replace(shared, input=labelled), second])
+        url = new_url()
+        ingest(tmp_path / "one", url)
+        result = ingest(tmp_path / "two", url)
+        assert (result.n_new, result.n_present) == (1, 1)
+        with open_store(url) as store:
+            # The first archive's value of a label stays; a key that it did not have comes in.
+            labels = store.traces().set_index("id")["labels"]
+            assert labels[second.id] == {"a": "1", "b": "3"}
+            counts = self.counts(store)
+            assert (counts["Trace"], counts["Input"], counts["Model"]) == (3, 2, 2)
+            assert counts["Label"] == 2
+
+    def test_counts(self, store, traces):
+        counts = self.counts(store)
+        assert counts["Trace"] == len(traces) == counts["OUTPUT"] == counts["OF_INPUT"]
+        # Names and texts decide an input: two models traced some of the same lines.
+        assert counts["Input"] == len({trace.input.id for trace in traces})
+        assert counts["State"] == sum(len(t.nodes(f"k:{t.n_kept}")) for t in traces)
+        assert counts["IN_TRACE"] == counts["State"]
+        kinds = pd.concat([t.edges(f"k:{t.n_kept}")["kind"] for t in traces]).value_counts()
+        for kind in schema.KINDS:
+            assert counts[kind.upper()] == kinds[kind]
+        assert counts["Checkpoint"] == sum(len(c.k) for t in traces for c in t.curves)
+        models = {t.model.id: t.model for t in traces}.values()
+        assert counts["Component"] == sum(
+            len(schema.components(m.n_layers, m.n_heads, m.parallel)) for m in models
+        )
+
+    def test_component_use_is_the_component_frame(self, store, traces):
+        for trace in traces:
+            found = store.query(
+                "MATCH (t:Trace {id: $id})-[u:USES]->(c:Component) RETURN c.name AS component, "
+                "c.kind AS kind, c.layer AS layer, c.head AS head, u.n AS n_edges, "
+                "u.best_rank AS best_rank, u.score AS score ORDER BY best_rank",
+                id=trace.id,
+            )
+            expected = trace.components(f"k:{trace.n_kept}")
+            assert found["head"].fillna(-1).tolist() == expected["head"].fillna(-1).tolist()
+            for name in ("component", "kind", "layer", "n_edges", "best_rank"):
+                assert found[name].tolist() == expected[name].tolist()
+            np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-6)
+
+    def test_first_edges_and_states(self, store, traces):
+        for trace in traces:
+            edges = trace.edges(f"k:{trace.n_kept}")
+            source = list(zip(edges["source_level"], edges["source_position"], strict=True))
+            first = [end not in source[:i] for i, end in enumerate(source)]
+            found = store.query(
+                "MATCH (t:Trace {id: $id})<-[:IN_TRACE]-(a:State)"
+                "-[r:RESIDUAL|MLP|ATTENTION]->(b:State) "
+                "RETURN r.first AS first, a.name AS source, b.name AS target ORDER BY r.rank",
+                id=trace.id,
+            )
+            assert found["first"].tolist() == first
+            names = trace.nodes(f"k:{trace.n_kept}").set_index(["level", "position"])["name"]
+            assert found["source"].tolist() == [names[end] for end in source]
+            target = zip(edges["target_level"], edges["target_position"], strict=True)
+            assert found["target"].tolist() == [names[end] for end in target]
+
+    def test_every_curve_is_there(self, store, traces):
+        trace = traces[-1]
+        found = store.query("reconstruction-curve", trace=trace.id)
+        assert found["curve"].tolist() == [0] * 27 + [1] * 27
+        for number, curve in enumerate(trace.curves):
+            rows, expected = found[found["curve"] == number], curve.frame()
+            assert set(rows["mode"]) == {curve.mode}
+            for name in expected.columns:
+                assert rows[name].tolist() == expected[name].tolist()
+        assert found["p_target"].isna().tolist() == [True] * 27 + [False] * 27
+
+    def test_cypher_takes_parameters_and_only_reads(self, store):
+        text = "MATCH (t:Trace) WHERE t.name = $name RETURN count(t) AS n"
+        assert store.query(text, name="line-2")["n"].tolist() == [1]
+        assert store.query(text, name="' OR true //")["n"].tolist() == [0]
+        with pytest.raises(QueryParameterError, match="needs parameter name"):
+            store.query(text)
+        with pytest.raises(QueryParameterError, match="no parameter nam; did you mean name"):
+            store.query(text, name="x", nam="y")
+        with pytest.raises(ReadOnlyError):
+            store.query("MATCH (t:Trace) DETACH DELETE t")
+        with pytest.raises(ReadOnlyError):  # the second line of defence
+            store.cypher("MATCH (t:Trace) SET t.name = 'x'")
+        assert store.query(text, name="line-2")["n"].tolist() == [1]
+
+    def test_closed(self, url):
+        store = open_store(url)
+        store.close()
+        store.close()
+        with pytest.raises(StoreError, match="closed"):
+            store.subgraph("line-2")
+
+    def test_the_archive_answers_where_the_store_keeps_less(self, new_url, tmp_path):
+        trace = synthetic_trace(seed=4, n=6)
+        url, archive = new_url(), tmp_path / "archive"
+        write_traces(archive, [trace], keep="k:30")
+        ingest(archive, url)
+        write_traces(archive, [trace], keep="all")
+        assert ingest(archive, url).n_longer == 1
+        with open_store(url) as store:
+            check_same(store.subgraph(trace.id, 1.0), trace, 1.0)
+            check_same(store.subgraph(trace.id, "k:30"), trace, "k:30")
+
+    @staticmethod
+    def counts(store):
+        """How many nodes and relationships of every label and type."""
+        labels = ["Model", "Input", "Label", "Trace", "State", "Component", "Checkpoint"]
+        types = [
+            "OF_MODEL",
+            "OF_INPUT",
+            "LABELLED",
+            "OUTPUT",
+            "IN_TRACE",
+            "AT",
+            "USES",
+            "RESIDUAL",
+            "MLP",
+            "ATTENTION",
+        ]
+        found = {x: f"MATCH (n:{x}) RETURN count(n) AS n" for x in labels}
+        found |= {x: f"MATCH ()-[r:{x}]->() RETURN count(r) AS n" for x in types}
+        return {x: int(store.query(text)["n"].iloc[0]) for x, text in found.items()}
