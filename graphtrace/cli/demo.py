@@ -36,7 +36,7 @@ def demo(
     _analyse(store, out)
     _query_and_export(store, out)
     note(f"\neverything in {time.monotonic() - start:.1f} s; figures and tables in {out}")
-    note(f"next: graphtrace queries; graphtrace query minimal-core --store {store}")
+    note(f"next: graphtrace queries; graphtrace traces --store {store}")
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def _query_and_export(store: Path, out: Path) -> None:
         traces = opened.traces().sort_values("density", ascending=False)
         densest = traces.iloc[0]
         with _step("query"):
-            tokens = opened.query("token-dependence", trace=densest["id"])
-        print_frame(tokens.head(8), title=f"What {densest['name']!r} depends on, token by token")
+            tokens = opened.query("token-dependence", trace=densest["id"], size=0.02)
+        print_frame(tokens.head(8), title=f"What {densest['name']!r} depends on, at 2 %")
         with _step("export"):
             export_gephi(opened.subgraph(densest["id"], 0.02), out / "trace.gexf")

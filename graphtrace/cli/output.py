@@ -48,9 +48,10 @@ def print_frame(frame, format: Format = Format.table, title: str | None = None) 
 def _print_text(frame, title: str | None) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     numeric = {c for c in frame.columns if frame[c].dtype.kind in "iuf"}
     for column in frame.columns:
         table.add_column(str(column), justify="right" if column in numeric else "left")
@@ -59,6 +60,8 @@ def _print_text(frame, title: str | None) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, 200))
+    if title:
+        console.print(f"[bold]{escape(title)}[/bold]")
     console.print(table)
     if len(frame) == 0:
         note("(no rows)")
