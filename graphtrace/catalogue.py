@@ -136,7 +136,7 @@ def _check(query: Query, lines: Mapping[str, int]) -> None:
     for name in sorted(set(declared) - used):
         raise _wrong(query.path, lines["params"], f"${name} is declared and not used")
     for name in sorted(used - set(declared)):
-        at = query.text.index(f"${name}")
+        at = next(token.start for token in tokens(query.text) if token.text == f"${name}")
         line = query.text.count("\n", 0, at) + 1
         raise _wrong(query.path, line, f"${name} is used and not declared")
     columns = returned_columns(query.text)

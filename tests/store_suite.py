@@ -264,19 +264,9 @@ class StoreSuite:
     @staticmethod
     def counts(store):
         """How many nodes and relationships of every label and type."""
-        labels = ["Model", "Input", "Label", "Trace", "State", "Component", "Checkpoint"]
-        types = [
-            "OF_MODEL",
-            "OF_INPUT",
-            "LABELLED",
-            "OUTPUT",
-            "IN_TRACE",
-            "AT",
-            "USES",
-            "RESIDUAL",
-            "MLP",
-            "ATTENTION",
-        ]
+        labels = ("Model", "Input", "Label", "Trace", "State", "Component", "Checkpoint")
+        types = ("OF_MODEL", "OF_INPUT", "LABELLED", "OUTPUT", "IN_TRACE", "AT", "USES")
+        types += ("RESIDUAL", "MLP", "ATTENTION")
         found = {x: f"MATCH (n:{x}) RETURN count(n) AS n" for x in labels}
         found |= {x: f"MATCH ()-[r:{x}]->() RETURN count(r) AS n" for x in types}
         return {x: int(store.query(text)["n"].iloc[0]) for x, text in found.items()}

@@ -82,7 +82,7 @@ def test_urls(monkeypatch, tmp_path):
 
 
 def test_no_store_and_not_a_store(tmp_path):
-    with pytest.raises(StoreError, match="there is no store in .*graphtrace ingest"):
+    with pytest.raises(StoreError, match=r"there is no store in .*graphtrace ingest"):
         open_store(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (tmp_path / "papers").mkdir()

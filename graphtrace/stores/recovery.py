@@ -28,12 +28,15 @@ class StoreRepairedWarning(UserWarning):
 def recover(folder: Path, wait: float = 0.0) -> None:
     """Put a store right that cannot be opened, from its log and its archives.
 
-    Warns with StoreRepairedWarning. Raises StoreDamagedError where its archives are not at hand,
-    StoreLockedError where another process has it open.
+    Warns with StoreRepairedWarning where more was wrong than an unfinished checkpoint. Raises
+    StoreDamagedError where its archives are not at hand, StoreLockedError where another process
+    has it open.
     """
     lock = StoreLock(folder / LOCK_FILE, exclusive=True, wait=wait)
     try:
         file = require_store(folder)
+        if _opens(file.path(folder)):
+            return  # a writer was killed while it tidied up, which only a writer can finish
         aside = _copy_aside(folder)
         if _right_after_replay(folder, file):
             how = "its log was replayed, and every trace is what the archive says"
@@ -48,6 +51,23 @@ def recover(folder: Path, wait: float = 0.0) -> None:
         StoreRepairedWarning,
         stacklevel=2,
     )
+
+
+def _opens(path: Path) -> bool:
+    """Whether the database opens for writing, which finishes what a killed writer had begun."""
+    if not path.is_file():
+        return False
+    try:
+        engine = Engine(path, read_only=False)
+    except StoreDamagedError:
+        return False
+    try:
+        engine.arrow("MATCH (t:Trace) RETURN count(*)")
+        return True
+    except GraphtraceError:
+        return False
+    finally:
+        engine.close()
 
 
 def _copy_aside(folder: Path) -> Path:
