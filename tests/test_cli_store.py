@@ -137,7 +137,8 @@ def test_queries(run):
     assert "did you mean entering" in err
 
 
-def test_store_rebuild_verify_and_delete(run, traces, tmp_path):
+def test_store_rebuild_verify_and_delete(run, traces, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     run("ingest")
     assert "rebuilt: 4 traces" in run("store", "rebuild")[2]
     assert "1 traces deleted" in run("store", "delete", "--trace", "line-1")[2]

@@ -1,5 +1,6 @@
 """Every catalogue query against plain Python over the same traces."""
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_strongest_path(ask, traces):
             assert [row["level"] for row in path] == list(range(top))
             assert path[0]["position"] == position
             assert path[-1]["target_position"] == trace.position
-            for a, b in zip(path, path[1:], strict=False):
+            for a, b in itertools.pairwise(path):
                 assert (a["target_level"], a["target_position"]) == (b["level"], b["position"])
             assert min(row["score"] for row in path) == pytest.approx(best[0, position])
             for row in path:
