@@ -7,8 +7,8 @@ MATCH (t:Trace {id: $trace})
 WITH t, CASE WHEN $size < 0 THEN -$size ELSE floor($size * t.n_edges) END AS k
 MATCH (t)<-[:IN_TRACE]-(s:State)-[r:ATTENTION]->(:State)
 WHERE r.rank < k AND ($special OR NOT s.special)
-WITH t, k, count(r) AS total
-MATCH (t)<-[:IN_TRACE]-(s:State)-[r:ATTENTION]->(:State)
+WITH k, count(r) AS total
+MATCH (:Trace {id: $trace})<-[:IN_TRACE]-(s:State)-[r:ATTENTION]->(:State)
 WHERE r.rank < k AND ($special OR NOT s.special)
 WITH total, s.position AS position, s.token AS token, s.special AS special,
      count(r) AS n_edges, min(r.rank) AS best_rank
