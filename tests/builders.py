@@ -1,13 +1,13 @@
 """Made-up traces for the tests of everything behind the model: right in form, random in content."""
 
 import numpy as np
+from oracles import best_first
 
 from graphtrace import schema
 from graphtrace.layout import GraphLayout
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.subgraph import component_index
 from graphtrace.traces import Curve, Input, ModelInfo, Settings, Trace
-from oracles import best_first
 
 WORDS = [" the", " cat", " sat", " on", " a", " mat", ",", " and", " then", " it", " left", "\n"]
 

@@ -75,7 +75,7 @@ def test_loss_is_of_the_first_token_of_the_continuation(folder):
 
 
 def test_what_goes_wrong_has_one_clear_line(folder, tmp_path):
-    with pytest.raises(ModelNotFoundError, match="no model folder './nowhere'"):
+    with pytest.raises(ModelNotFoundError, match=r"no model folder '\./nowhere'"):
         gt.load_model("./nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFoundError, match=r"no config\.json"):

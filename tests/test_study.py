@@ -15,7 +15,7 @@ from graphtrace.archive import open_archive
 from graphtrace.study import extract
 from graphtrace.traces import Input
 
-WORDS = "the cat sat on the mat and the dog ran to the cat".split()
+WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "ran", "to", "the", "cat"]
 
 
 def corpus_lines(n):

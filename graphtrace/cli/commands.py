@@ -5,7 +5,6 @@ Command modules import what is slow (torch, pandas, pyarrow, ladybug, igraph) in
 so that `graphtrace --help` stays quick.
 """
 
-# isort: off
 import graphtrace.cli.demo
 import graphtrace.cli.extract
 import graphtrace.cli.ingest
