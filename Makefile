@@ -16,7 +16,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # A plain `pip install torch` can bring gigabytes of GPU libraries; the pin that is locked comes first.
 $(VENV)/.installed: pyproject.toml constraints.txt
