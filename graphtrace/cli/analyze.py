@@ -99,10 +99,10 @@ def centrality(
         frame = frame.sort_values(
             by=[*groups, measure.value], ascending=[*[True] * len(groups), False], ignore_index=True
         )
-    _print(frame, format)
     if plot is not None:
         figure = plot_centrality(frame, (measure or Measure.path_flow).value)
         note(f"figure: {save_figure(figure, plot)}")
+    _print(frame, format)
 
 
 @analyze.command()
@@ -139,9 +139,9 @@ def modularity(
             resolutions=resolution or (1.0,),
             progress=True,
         )
-    _print(frame, format)
     if plot is not None:
         note(f"figure: {save_figure(plot_modularity(frame), plot)}")
+    _print(frame, format)
 
 
 @analyze.command("core-stability")
@@ -168,9 +168,9 @@ def core_stability(
         check_figure_path(plot)
     with open_source(store, archive) as source:
         found = measure_stability(source, size, model, settings, where, by, progress=True)
-    _print(getattr(found, table.value), format)
     if plot is not None:
         note(f"figure: {save_figure(plot_core_stability(found), plot)}")
+    _print(getattr(found, table.value), format)
 
 
 def _print(frame, format: Format) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphtrace.cli.app import app
+from graphtrace.cli.ingest import add_archive
 from graphtrace.cli.output import Format, FormatOption, note, print_frame
 
 EXIT_SOME_FAILED = 3
@@ -95,7 +96,8 @@ def extract(
         note("graphtrace: stopped; the same command goes on from here")
         raise typer.Exit(EXIT_TERMINATED)
     if ingest or (ingest is None and shard is None):
-        _ingest(archive, store)
+        add_archive(archive, store)
+        note("next: graphtrace traces, graphtrace queries, graphtrace analyze centrality")
     else:
         note(f"next: graphtrace ingest {archive}")
     if result.failed:
@@ -147,12 +149,3 @@ def _print_result(result, archive: Path, format: Format) -> None:
         f"{n_traced:,} traced in {result.seconds:.1f} s{per_input}; {n_present:,} were there "
         f"already; {n_failed:,} failed; archive {archive}"
     )
-
-
-def _ingest(archive: Path, store: str | None) -> None:
-    from graphtrace.ingestion import ingest
-    from graphtrace.stores.base import default_store
-
-    url = store or default_store()
-    ingest(archive, url, show_progress=True)
-    note(f"store {url}; next: graphtrace queries, graphtrace analyze centrality")

@@ -28,22 +28,27 @@ def ingest(
     ] = 0.0,
 ) -> None:
     """Add the traces of archives to the store; what is there already is left as it is."""
+    for folder in archive or [Path("traces/archive")]:
+        add_archive(folder, store, restore, wait)
+
+
+def add_archive(folder: Path, store: str | None, restore: bool = False, wait: float = 0.0) -> None:
+    """Ingest an archive with a progress bar, and say on stderr what came of it."""
     from graphtrace.ingestion import ingest as ingest_archive
 
-    for folder in archive or [Path("traces/archive")]:
-        result = ingest_archive(folder, store, restore=restore, wait=wait, show_progress=True)
-        rate = result.n_edges / result.seconds / 1e6
+    result = ingest_archive(folder, store, restore=restore, wait=wait, show_progress=True)
+    rate = result.n_edges / result.seconds / 1e6
+    note(
+        f"{result.store}: {result.n_new:,} traces added ({result.n_edges:,} edges, "
+        f"{result.seconds:.1f} s, {rate:.2f} M edges/s), {result.n_present:,} were there"
+    )
+    if result.n_deleted:
         note(
-            f"{result.store}: {result.n_new:,} traces added ({result.n_edges:,} edges, "
-            f"{result.seconds:.1f} s, {rate:.2f} M edges/s), {result.n_present:,} were there"
+            f"{result.n_deleted:,} traces of {folder} were deleted from this store before and "
+            "are left out; `graphtrace ingest --restore` brings them back"
         )
-        if result.n_deleted:
-            note(
-                f"{result.n_deleted:,} traces of {folder} were deleted from this store before and "
-                "are left out; --restore brings them back"
-            )
-        if result.n_longer:
-            note(
-                f"{result.n_longer:,} traces have more edges in {folder} than in the store; "
-                "`graphtrace store rebuild` takes them over"
-            )
+    if result.n_longer:
+        note(
+            f"{result.n_longer:,} traces have more edges in {folder} than in the store; "
+            "`graphtrace store rebuild` takes them over"
+        )

@@ -53,18 +53,30 @@ def _print_text(frame, title: str | None) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     numeric = {c for c in frame.columns if frame[c].dtype.kind in "iuf"}
-    for column in frame.columns:
-        table.add_column(str(column), justify="right" if column in numeric else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+    intervals = {c for c in frame.columns if {f"{c}_low", f"{c}_high"} <= set(frame.columns)}
+    ends = {f"{c}_{end}" for c in intervals for end in ("low", "high")}
+    shown = [c for c in frame.columns if c not in ends]
+    for column in shown:
+        side = "right" if column in numeric else "left"
+        table.add_column(str(column), justify=side, overflow="fold")
+    for row in frame.to_dict("records"):
+        table.add_row(*(_with_interval(row, c) if c in intervals else _cell(row[c]) for c in shown))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(console.width, 200))
+        console = Console(width=10_000)  # as wide as the table: pipes do not wrap
     if title:
         console.print(f"[bold]{escape(title)}[/bold]")
     console.print(table)
     if len(frame) == 0:
         note("(no rows)")
+
+
+def _with_interval(row, column: str) -> str:
+    """`0.862 [0.855, 0.87]`: a value and its interval in one cell."""
+    value, low, high = (row[name] for name in (column, f"{column}_low", f"{column}_high"))
+    if value is None or value != value:
+        return ""
+    return f"{value:.3g} \\[{low:.3g}, {high:.3g}]"
 
 
 def _cell(value) -> str:
