@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-MODULES = ("bench_extract", "bench_store", "bench_analysis", "bench_demo")
+MODULES = ("bench_extract", "bench_store", "bench_analysis", "bench_demo", "bench_quality")
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 MARK = "<!-- the tables below are written by `python -m benchmarks --write` -->"
 
