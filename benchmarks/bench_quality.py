@@ -1,6 +1,6 @@
 """Do the demo model's traces mean something? Mean TV by size against the random baseline.
 
-Inputs: the shipped sentences, and, where it is at hand, the WikiText-2 test corpus cut to 24 tokens.
+Inputs: the shipped sentences, and, where at hand, the WikiText-2 test corpus cut to 24 tokens.
 """
 
 from pathlib import Path
