@@ -32,7 +32,7 @@ class Scores:
 
 
 class _L1Observer:
-    """Collects ||v_e||_1 of every edge during one pass over a single input."""
+    """Collects ||v_e||_1 of every edge, in host memory, during one pass over a single input."""
 
     def __init__(self, model: TracedModel, n_tokens: int) -> None:
         self.model = model
@@ -69,7 +69,7 @@ class _L1Observer:
         name = self.model.family.attention_post_norm
         if name:
             norm = getattr(self.model.blocks[layer], name)
-            self.attention_LHTS[layer] *= inverse_rms(norm, added_BTD[0])[None, :, None]
+            self.attention_LHTS[layer] *= inverse_rms(norm, added_BTD[0]).cpu()[None, :, None]
 
     def mlp(self, layer: int, state_BTD: torch.Tensor, added_BTD: torch.Tensor) -> None:
         state_TD, added_TD = state_BTD[0].float(), added_BTD[0].float()
