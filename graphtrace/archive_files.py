@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 from graphtrace import schema
 from graphtrace.archive_parquet import damaged
 from graphtrace.errors import ArchiveError, StorageFullError
+from graphtrace.files import DISK_FULL, is_alive
 
 MANIFEST, LOCK = "manifest.json", "archive.lock"
 LOOSE, PACKS, FAILED = "loose", "packs", "failed"
@@ -45,7 +46,7 @@ def storage_errors(shown: str) -> Iterator[None]:
         yield
     except OSError as error:
         code = error.errno or _errno_in(str(error))
-        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if code in DISK_FULL:
             raise StorageFullError(
                 f"no room left on the disk for {shown} ({os.strerror(code)}); everything committed "
                 "before is kept: free some space and run the same command again"
@@ -119,7 +120,7 @@ def sweep(folder: Path) -> list[str]:
             continue
         with contextlib.suppress(FileNotFoundError):
             if found["host"] == host:
-                if _alive(int(found["pid"])):
+                if is_alive(int(found["pid"])):
                     continue
             elif time.time() - path.stat().st_mtime < _FOREIGN_AGE:
                 continue
@@ -128,16 +129,6 @@ def sweep(folder: Path) -> list[str]:
                     path.unlink()
                     gone.append(path.name)
     return gone
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def lock(handle: int, wait: bool = False) -> bool:

@@ -1,4 +1,5 @@
-"""Files that people ask for (figures, exports): whole or not at all."""
+"""Files and processes of this machine: files that people ask for (figures, exports) are written
+whole or not at all; what an error says of the disk; whether a process lives."""
 
 import errno
 import os
@@ -8,6 +9,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from graphtrace.errors import OptionError, StorageFullError
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers that mean: no room left."""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine lives; one that we may not ask counts as alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager
@@ -25,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             yield file
         scratch.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in DISK_FULL:
             raise StorageFullError(f"no room left on the disk for {str(path)!r}") from error
         raise OptionError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     finally:

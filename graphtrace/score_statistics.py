@@ -19,12 +19,3 @@ def mass_edges(offsets, score_E, share):
             held += score
             n_edges += 1
     return n_edges
-
-
-def gini(values: np.ndarray) -> float:
-    """Gini coefficient of non-negative values: 0 all equal, towards 1 all in one; NaN if all 0."""
-    ordered = np.sort(values).astype(np.float64)
-    total, n = ordered.sum(), len(ordered)
-    if total == 0:
-        return float("nan")
-    return float(2 * (np.arange(1, n + 1) * ordered).sum() / (n * total) - (n + 1) / n)

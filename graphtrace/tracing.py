@@ -15,6 +15,7 @@ import torch
 
 import graphtrace
 from graphtrace import schema
+from graphtrace.analysis.stats import gini
 from graphtrace.corpus import texts_as_inputs
 from graphtrace.edges import flatten_edges
 from graphtrace.errors import EmptyTextError, InputError, OptionError, TextTooLongError
@@ -31,7 +32,7 @@ from graphtrace.forward import next_token_logits
 from graphtrace.layout import EdgeColumns, GraphLayout
 from graphtrace.models import TracedModel, load_model
 from graphtrace.ranking import best_first_ranks, random_ranks
-from graphtrace.score_statistics import gini, mass_edges
+from graphtrace.score_statistics import mass_edges
 from graphtrace.scoring import l1_scores
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.subgraph import component_index

@@ -14,6 +14,7 @@ from tiny_models import TINY, tiny_model
 
 import graphtrace as gt
 from graphtrace import schema
+from graphtrace.analysis.stats import gini
 from graphtrace.errors import (
     EmptyTextError,
     InputError,
@@ -32,7 +33,7 @@ from graphtrace.evaluation import (
 )
 from graphtrace.layout import GraphLayout
 from graphtrace.ranking import source_nodes
-from graphtrace.score_statistics import gini, mass_edges
+from graphtrace.score_statistics import mass_edges
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.traces import Input, Trace
 

@@ -39,6 +39,7 @@ def main() -> None:
     """Run the command line. A GraphtraceError is printed in one line; exit code as it says."""
     import graphtrace.cli.commands  # noqa: F401  registers every command
     from graphtrace.errors import GraphtraceError
+    from graphtrace.files import DISK_FULL
 
     try:
         app()
@@ -47,8 +48,14 @@ def main() -> None:
             raise
         print(f"graphtrace: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as error:
+        # The last net: a disk that fills under a library of ours.
+        if _state["debug"] or error.errno not in DISK_FULL:
+            raise
+        print(f"graphtrace: no room left on the disk ({error.filename or error})", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("graphtrace: interrupted; what was committed is kept", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)

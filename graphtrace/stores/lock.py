@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from graphtrace.errors import StoreError, StoreLockedError
+from graphtrace.files import is_alive
 
 _COMPACT = 1 << 14
 
@@ -58,7 +59,7 @@ class StoreLock:
         return "write" if self.exclusive else "read"
 
     def _held_message(self) -> str:
-        lines = [(word, pid) for word, pid in _lines(self.path) if _alive(pid)]
+        lines = [(word, pid) for word, pid in _lines(self.path) if is_alive(pid)]
         writers = [pid for word, pid in lines if word == "write"]
         reading = Counter(pid for word, pid in lines if word == "read")
         reading.subtract(pid for word, pid in lines if word == "done")
@@ -101,16 +102,6 @@ def _lines(path: Path) -> list[tuple[str, int]]:
         if pid.isdecimal():
             found.append((word, int(pid)))
     return found
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _named(pids: list[int]) -> list[str]:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from graphtrace.errors import StoreDamagedError, StoreError
+from graphtrace.errors import StorageFullError, StoreDamagedError, StoreError
+from graphtrace.files import DISK_FULL
 
 STORE_FILE = "store.json"
 LOCK_FILE = "lock"
@@ -66,13 +67,22 @@ def read_store_file(folder: Path) -> StoreFile | None:
 
 
 def write_store_file(folder: Path, content: StoreFile) -> None:
-    """Put the file in place in one step: a reader sees the old or the new one, whole."""
+    """Put the file in place in one step: a reader sees the old or the new one, whole. Raises
+    StorageFullError, StoreError."""
     temporary = folder / f"{STORE_FILE}.new"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(content), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / STORE_FILE)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(content), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / STORE_FILE)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise StorageFullError(
+                f"no room left on the disk for the store {folder}; everything committed before is "
+                "kept: free some space and run the same command again"
+            ) from error
+        raise StoreError(f"the store {folder} cannot be written: {error.strerror}") from error
 
 
 def database_files(folder: Path) -> list[Path]:
