@@ -7,6 +7,7 @@ the file is read; what a caller passes is checked before the store is asked.
 
 import difflib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from graphtrace.errors import (
 )
 from graphtrace.read_only import check_read_only
 from graphtrace.selection import resolve_trace, select_traces
-from graphtrace.sizes import parse_size
+from graphtrace.sizes import ShortTraceWarning, Size, parse_size
 
 STORES = ("embedded", "neo4j")
 TYPES = ("STRING", "DOUBLE", "INTEGER", "BOOLEAN")
@@ -331,7 +332,27 @@ def _size(size: Any, chosen: pd.DataFrame, store, query: Query) -> float:
             f"traces: {k:,} edges of {trace}, and {n_kept:,} are kept; take a smaller size, or "
             "extract again with a larger --keep"
         )
+    _warn_if_short(size, chosen, store)
     return float(-size.value if size.rule == "k" else size.value)
+
+
+def _warn_if_short(size: Size, chosen: pd.DataFrame, store) -> None:
+    models = store.cypher(
+        "MATCH (m:Model) RETURN m.id AS model, m.n_layers AS n_layers, m.parallel AS parallel"
+    )
+    paths = {
+        model: n_layers if parallel else 2 * n_layers
+        for model, n_layers, parallel in models.itertuples(index=False)
+    }
+    rows = zip(chosen["model"], chosen["n_edges"], strict=True)
+    n_short = sum(size.edges(int(n_edges)) < paths[model] for model, n_edges in rows)
+    if n_short:
+        warnings.warn(
+            f"at size {size}, {n_short:,} of {len(chosen):,} traces keep fewer edges than one "
+            "complete path from an embedding to the output; take a larger size",
+            ShortTraceWarning,
+            stacklevel=2,
+        )
 
 
 def _literal(value: Any) -> str:

@@ -11,6 +11,7 @@ import graphtrace.cli.commands  # noqa: F401  registers the commands
 from graphtrace.archive_write import write_traces
 from graphtrace.catalogue import catalogue
 from graphtrace.cli import app as module
+from graphtrace.sizes import ShortTraceWarning
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def test_traces(run, traces):
     assert run("traces", "--archive", "x", "--store", "y")[0] == 2
 
 
+@pytest.mark.filterwarnings(f"default::{ShortTraceWarning.__module__}.ShortTraceWarning")
 def test_query(run, traces):
     run("ingest")
     code, out, _ = run(
@@ -98,7 +100,10 @@ def test_query(run, traces):
         "csv",
     )
     assert sorted(out.split()) == ["line-0", "line-1", "line-2", "name"]
-    assert "components" not in run("query", "minimal-core")[1]
+    code, out, err = run("query", "minimal-core", "--format", "csv")
+    assert code == 0
+    assert "graphtrace: at size 0.001, 4 of 4 traces keep fewer edges" in err
+    assert out == "component,kind,layer,n_inputs,frequency\n"
 
 
 @pytest.mark.parametrize(

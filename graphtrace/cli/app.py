@@ -1,6 +1,7 @@
 """The `graphtrace` command: one Typer application, the entry point and its error boundary."""
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -35,14 +36,21 @@ def _options(
     _state["debug"] = debug
 
 
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"graphtrace: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def main() -> None:
-    """Run the command line. A GraphtraceError is printed in one line; exit code as it says."""
+    """Run the command line. Warnings and GraphtraceErrors are printed in one line each; exit code
+    as the error says."""
     import graphtrace.cli.commands  # noqa: F401  registers every command
     from graphtrace.errors import GraphtraceError
     from graphtrace.files import DISK_FULL
 
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except GraphtraceError as error:
         if _state["debug"]:
             raise
