@@ -148,7 +148,8 @@ def load_model(
         if (device, dtype, revision) != ("auto", "auto", None):
             raise OptionError("device, dtype and revision belong to a model that is loaded here")
         return _take_loaded(model, tokenizer)
-    source, name = (str(demo_folder()), DEMO) if str(model) == DEMO else (str(model), str(model))
+    name = os.path.expanduser(model)  # noqa: PTH111  Path would spoil a hub id
+    source = str(demo_folder()) if name == DEMO else name
     device, torch_dtype = _place(device, dtype)
     config = _load_config(source, revision)
     class_name = (getattr(config, "architectures", None) or [""])[0]

@@ -11,9 +11,8 @@ from graphtrace.corpus import read_corpus, texts_as_inputs
 from graphtrace.errors import InputError, NonFiniteError
 from graphtrace.models import TracedModel, load_model
 from graphtrace.progress import progress
-from graphtrace.sizes import SIZE_GRID
 from graphtrace.traces import Input
-from graphtrace.tracing import TraceOptions, layout_of, planned_id, tokenize, trace_tokens
+from graphtrace.tracing import DEFAULTS, TraceOptions, layout_of, planned_id, tokenize, trace_tokens
 
 
 class ExtractResult(NamedTuple):
@@ -32,9 +31,9 @@ def extract(
     inputs: Iterable[Input | str] | str | Path,
     archive: str | Path = "traces/archive",
     *,
-    scorer: str = "l1",
-    seed: int = 0,
-    sizes: Iterable[float] = SIZE_GRID,
+    scorer: str = DEFAULTS.scorer,
+    seed: int = DEFAULTS.seed,
+    sizes: Iterable[float] = DEFAULTS.sizes,
     keep: Keep | str | float | None = None,
     retry_failed: bool = False,
     show_progress: bool = False,

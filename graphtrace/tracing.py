@@ -8,6 +8,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,9 @@ class TraceOptions:
         return Settings(scorer=self.scorer, dtype=model.info.dtype, seed=drawn)
 
 
+DEFAULTS = TraceOptions()
+
+
 @dataclass(frozen=True)
 class Tokenized:
     """One input as the model reads it. next_id: the true next token, None where it is not known."""
@@ -79,9 +83,9 @@ def trace(
     model: TracedModel | Any,
     text: str | list[int] | Input,
     *,
-    scorer: str = "l1",
-    seed: int = 0,
-    sizes: Iterable[float] = SIZE_GRID,
+    scorer: str = DEFAULTS.scorer,
+    seed: int = DEFAULTS.seed,
+    sizes: Iterable[float] = DEFAULTS.sizes,
     continuation: str | None = None,
 ) -> Trace:
     """Trace the prediction of the token that follows `text`.
@@ -100,9 +104,9 @@ def trace_many(
     model: TracedModel | Any,
     texts: Iterable[str | list[int] | Input],
     *,
-    scorer: str = "l1",
-    seed: int = 0,
-    sizes: Iterable[float] = SIZE_GRID,
+    scorer: str = DEFAULTS.scorer,
+    seed: int = DEFAULTS.seed,
+    sizes: Iterable[float] = DEFAULTS.sizes,
 ) -> Iterator[Trace]:
     """Trace each text in turn: the same traces as one by one."""
     traced_model = model if isinstance(model, TracedModel) else load_model(model)
@@ -168,6 +172,7 @@ def _curve(model, ids, layout, rank, grid, k, full) -> Curve:
     rows = [*masked, full]
     agreement = [compare(full, q) for q in rows]
     tops = [top_tokens(q) for q in rows]
+    texts = iter(_texts(model, np.concatenate([ids for ids, _ in tops])))
     return Curve(
         n_edges=layout.n_edges,
         grid=grid,
@@ -178,7 +183,7 @@ def _curve(model, ids, layout, rank, grid, k, full) -> Curve:
         nucleus=np.array([a.nucleus for a in agreement], np.int32),
         p_predicted=np.array([a.p_predicted for a in agreement]),
         top_ids=np.stack([ids for ids, _ in tops]),
-        top_tokens=[_texts(model, ids) for ids, _ in tops],
+        top_tokens=[list(islice(texts, len(ids))) for ids, _ in tops],
         top_probs=np.stack([probs for _, probs in tops]),
         eval_dtype=model.info.dtype,
     )

@@ -20,6 +20,7 @@ from graphtrace.archive_write import write_traces
 from graphtrace.cli.app import app
 from graphtrace.errors import OptionError, SizeError, TraceNotFoundError
 from graphtrace.ingestion import ingest
+from graphtrace.sizes import ShortTraceWarning
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +149,19 @@ def test_long_tables_say_that_they_go_on(archive):
     assert "the first 40 of" in result.stderr
 
 
-def test_short_traces_are_one_line(archive):
-    result = run("analyze", "modularity", "--size", "k:2", "--archive", archive)
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert "8 of 8 traces keep fewer edges than one complete path" in result.stderr
+def test_short_traces_are_one_warning(archive):
+    what = "8 of 8 traces keep fewer edges than one complete path"
+    with pytest.warns(ShortTraceWarning, match=what) as warned:
+        run("analyze", "modularity", "--size", "k:2", "--archive", archive)
+    assert len(warned) == 1
+
+
+def test_a_warning_is_one_line_on_stderr(archive):
+    command = [sys.executable, "-m", "graphtrace", "analyze", "modularity", "--size", "k:2"]
+    done = subprocess.run([*command, "--archive", archive], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.startswith("graphtrace: at size k:2, 8 of 8 traces keep fewer edges")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_sources_and_sizes_that_mean_nothing(archive, tmp_path):
@@ -181,8 +191,8 @@ def test_export(archive, tmp_path):
         assert read(path).number_of_edges() == count
         assert f"30 edges of trace {trace}" in result.stderr
     options = ("--size", "k:2", "--archive", archive, "--out", str(tmp_path / "short.gexf"))
-    result = run("export", "gephi", trace, *options)
-    assert "2 edges are fewer than the 4 of one complete path" in result.stderr
+    with pytest.warns(ShortTraceWarning, match="2 edges are fewer than the 4 of one complete path"):
+        run("export", "gephi", trace, *options)
 
 
 def test_help_imports_nothing_slow():

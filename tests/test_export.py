@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import xmlschema
+from absent import absent
 from builders import model_info, synthetic_trace
 from builders_source import random_subgraph
 from hypothesis import given, settings
@@ -171,7 +172,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path):
 
 def test_gephi_itself_reads_it(tmp_path):
     if not GEPHI_CHECK.exists():
-        pytest.skip("Gephi's importer is not at hand (../shared/gephi/gephi-check)")
+        absent("Gephi's importer is not at hand (../shared/gephi/gephi-check)")
     subgraph = synthetic_trace(1, n=9, model=model_info(3, 12)).subgraph("k:400")
     for collapse in (False, True):
         path = export_gephi(nasty(subgraph), tmp_path / "g.gexf", collapse)

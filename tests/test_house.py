@@ -1,6 +1,7 @@
 """The house itself: imports point down, the public names, what ships, what is written down."""
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -208,6 +209,20 @@ def test_help_does_not_import_what_is_slow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_has_the_librarys_defaults():
+    import typer.main
+
+    from graphtrace.cli.commands import app
+    from graphtrace.tracing import DEFAULTS
+
+    command = typer.main.get_command(app).commands["extract"]
+    given = {parameter.name: parameter.default for parameter in command.params}
+    library = inspect.signature(gt.extract).parameters
+    assert (given["scorer"], given["seed"]) == (DEFAULTS.scorer, DEFAULTS.seed)
+    for name in ("scorer", "seed", "keep", "archive", "retry_failed"):
+        assert str(given[name]) == str(library[name].default), name
 
 
 CLI_PAGE = ROOT / "docs" / "cli.md"

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 
 import pytest
+from absent import absent
 from builders import model_info, synthetic_trace
 
 from graphtrace.archive_write import write_traces
@@ -24,7 +25,7 @@ def disk(tmp_path):
         return subprocess.run([*command, str(folder)], capture_output=True).returncode == 0
 
     if not shutil.which("mount") or not mount("64m"):
-        pytest.skip("mounting a tmpfs needs root")
+        absent("mounting a tmpfs needs root")
     yield folder, lambda size: mount(size, "remount")
     subprocess.run(["umount", str(folder)], check=True)
 

@@ -66,17 +66,16 @@ def extract(
     """
     inputs = _inputs(corpus, text, limit, label, text_column, shard)
     from graphtrace.archive_write import parse_keep
-    from graphtrace.sizes import SIZE_GRID
 
-    grid = SIZE_GRID if sizes is None else _numbers(sizes)
+    grid = None if sizes is None else _numbers(sizes)
     rule = parse_keep(keep)
 
     # What is wrong with the options is said before a model is loaded.
     from graphtrace.models import load_model
     from graphtrace.study import extract as extract_inputs
-    from graphtrace.tracing import TraceOptions
+    from graphtrace.tracing import DEFAULTS, TraceOptions
 
-    options = TraceOptions(scorer, seed, grid)
+    options = TraceOptions(scorer, seed, grid or DEFAULTS.sizes)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     result = extract_inputs(

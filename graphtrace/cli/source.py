@@ -1,15 +1,11 @@
 """Where commands read traces from: the store, or an archive where `--archive` is given."""
 
-import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from graphtrace.cli.output import note
 
 StoreOption = Annotated[
     str | None,
@@ -24,8 +20,7 @@ ArchiveOption = Annotated[
 def open_source(store: str | None, archive: Path | None) -> Iterator[Any]:
     """The `TraceSource` that a command means, open for reading.
 
-    Warnings of the library become one line each on stderr. Raises OptionError for both at once,
-    StoreError, ArchiveError.
+    Raises OptionError for both at once, StoreError, ArchiveError.
     """
     from graphtrace.errors import OptionError
 
@@ -41,18 +36,5 @@ def open_source(store: str | None, archive: Path | None) -> Iterator[Any]:
         from graphtrace.stores.base import open_store
 
         opened = open_store(store)
-    from graphtrace.sizes import ShortTraceWarning
-
-    with warnings.catch_warnings(), opened as source:
-        warnings.simplefilter("always", ShortTraceWarning)
-        warnings.showwarning = _show
+    with opened as source:
         yield source
-
-
-def _show(message, category, *_: Any) -> None:
-    from graphtrace.sizes import ShortTraceWarning
-
-    if issubclass(category, ShortTraceWarning):
-        note(f"graphtrace: {message}")
-    else:
-        print(f"{category.__name__}: {message}", file=sys.stderr)
