@@ -13,7 +13,7 @@ from benchmarks.timing import seconds
 from graphtrace.edges import flatten_edges
 from graphtrace.evaluation import kept_edges, masked_logits
 from graphtrace.layout import GraphLayout
-from graphtrace.models import load_model
+from graphtrace.loading import load_model
 from graphtrace.ranking import best_first_ranks
 from graphtrace.scoring import l1_scores
 from graphtrace.sizes import SIZE_GRID

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from graphtrace.corpus import read_corpus
-from graphtrace.models import demo_folder, load_model
-from graphtrace.tracing import tokenize, trace
+from graphtrace.loading import demo_folder, load_model
+from graphtrace.tokenizing import tokenize
+from graphtrace.tracing import trace
 
 WIKITEXT = Path(__file__).parents[2] / "shared" / "data" / "wikitext2-test.jsonl"
 SIZES = (1e-3, 2e-3, 1e-2, 2e-2, 0.1)

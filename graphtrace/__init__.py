@@ -21,7 +21,7 @@ _HOMES = {
     "export_graphml": "graphtrace.export",
     "extract": "graphtrace.study",
     "ingest": "graphtrace.ingestion",
-    "load_model": "graphtrace.models",
+    "load_model": "graphtrace.loading",
     "modularity": "graphtrace.analysis.modularity",
     "open_archive": "graphtrace.archive",
     "open_store": "graphtrace.stores.base",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from graphtrace.errors import GraphtraceError
     from graphtrace.export import export_gephi, export_graphml
     from graphtrace.ingestion import ingest
-    from graphtrace.models import load_model
+    from graphtrace.loading import load_model
     from graphtrace.sizes import parse_size
     from graphtrace.stores.base import open_store
     from graphtrace.study import extract

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from graphtrace.archive_write import ArchiveWriter, Keep, failure_key, keep_count, parse_keep
 from graphtrace.corpus import read_corpus, texts_as_inputs
 from graphtrace.errors import InputError, NonFiniteError
-from graphtrace.models import TracedModel, load_model
+from graphtrace.loading import load_model
+from graphtrace.models import TracedModel
 from graphtrace.progress import progress
+from graphtrace.tokenizing import tokenize
 from graphtrace.traces import Input
-from graphtrace.tracing import DEFAULTS, TraceOptions, layout_of, planned_id, tokenize, trace_tokens
+from graphtrace.tracing import DEFAULTS, TraceOptions, layout_of, planned_id, trace_tokens
 
 
 class ExtractResult(NamedTuple):

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -17,9 +17,8 @@ import torch
 import graphtrace
 from graphtrace import schema
 from graphtrace.analysis.stats import gini
-from graphtrace.corpus import texts_as_inputs
 from graphtrace.edges import flatten_edges
-from graphtrace.errors import EmptyTextError, InputError, OptionError, TextTooLongError
+from graphtrace.errors import OptionError
 from graphtrace.evaluation import (
     check_sizes,
     compare,
@@ -31,12 +30,14 @@ from graphtrace.evaluation import (
 )
 from graphtrace.forward import next_token_logits
 from graphtrace.layout import EdgeColumns, GraphLayout
-from graphtrace.models import TracedModel, load_model
+from graphtrace.loading import load_model
+from graphtrace.models import TracedModel
 from graphtrace.ranking import best_first_ranks, random_ranks
 from graphtrace.score_statistics import mass_edges
 from graphtrace.scoring import l1_scores
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.subgraph import component_index
+from graphtrace.tokenizing import Tokenized, tokenize
 from graphtrace.tokens import special_ids, token_texts
 from graphtrace.traces import Curve, Input, Settings, Trace, short_hash, trace_id
 
@@ -68,15 +69,6 @@ class TraceOptions:
 
 
 DEFAULTS = TraceOptions()
-
-
-@dataclass(frozen=True)
-class Tokenized:
-    """One input as the model reads it. next_id: the true next token, None where it is not known."""
-
-    input: Input
-    token_ids: np.ndarray
-    next_id: int | None
 
 
 def trace(
@@ -196,55 +188,6 @@ def count_components(layout: GraphLayout, ranked: EdgeColumns, k_P: np.ndarray) 
     cell = point * n_components + component_index(layout, ranked)
     counts = np.bincount(cell, minlength=(len(k_P) + 1) * n_components)
     return counts.reshape(-1, n_components)[: len(k_P)].cumsum(axis=0)
-
-
-def tokenize(
-    model: TracedModel, text: str | list[int] | Input, continuation: str | None = None
-) -> Tokenized:
-    """The token ids of a text as the model's tokenizer makes them, special tokens included.
-
-    The true next token is known where the text with its continuation begins with the text's own
-    tokens; where a cut inside a word makes them differ, it is not.
-
-    Raises EmptyTextError, TextTooLongError, InputError (ids outside the vocabulary).
-    """
-    if not isinstance(text, Input | str):
-        ids = np.asarray(text, np.int32)
-        input_ = Input(name=short_hash(ids.tolist(), "ids-", 6), text="", continuation=continuation)
-        vocabulary = model.config.vocab_size
-        if len(ids) and not (ids.min() >= 0 and ids.max() < vocabulary):
-            raise InputError(f"token ids must lie in 0 ... {vocabulary - 1}; got {ids.tolist()}")
-        return _checked(model, input_, ids, None)
-    if model.tokenizer is None:
-        raise OptionError("this model came without a tokenizer; pass tokenizer=… or token ids")
-    if isinstance(text, str):
-        text = replace(texts_as_inputs([text])[0], continuation=continuation)
-    if not text.text.strip():
-        raise EmptyTextError(f"input {text.name!r} has no text, so there is nothing to trace")
-    ids = _encode(model, text.text)
-    next_id = None
-    if text.continuation:
-        longer = _encode(model, text.text + text.continuation)
-        if len(longer) > len(ids) and (longer[: len(ids)] == ids).all():
-            next_id = int(longer[len(ids)])
-    return _checked(model, text, ids, next_id)
-
-
-def _encode(model: TracedModel, text: str) -> np.ndarray:
-    encoded: Any = model.tokenizer(text, verbose=False)
-    return np.asarray(encoded["input_ids"], np.int32)
-
-
-def _checked(model: TracedModel, input_: Input, ids: np.ndarray, next_id) -> Tokenized:
-    if len(ids) == 0:
-        raise EmptyTextError(f"input {input_.name!r} yields no token, so there is nothing to trace")
-    limit = model.context_length
-    if limit is not None and len(ids) > limit:
-        raise TextTooLongError(
-            f"input {input_.name!r} has {len(ids)} tokens and the context of {model.name} holds "
-            f"{limit}; shorten the text"
-        )
-    return Tokenized(input_, ids, next_id)
 
 
 def layout_of(model: TracedModel, tokens: Tokenized) -> GraphLayout:

@@ -13,7 +13,7 @@ from graphtrace.edges import flatten_edges, unflatten_edges
 from graphtrace.evaluation import BucketMasks, masked_logits
 from graphtrace.forward import next_token_logits, run_layers
 from graphtrace.layout import GraphLayout
-from graphtrace.models import load_model
+from graphtrace.loading import load_model
 from graphtrace.scoring import l1_scores
 
 IDS = [3, 17, 5, 5, 29, 11, 8]

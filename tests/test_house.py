@@ -33,6 +33,7 @@ ROOMS = [
     },
     {"archive", "archive_verify", "archive_write"},
     {"models", "stores", "ingestion", "analysis"},
+    {"loading", "tokenizing"},
     {"forward", "scoring", "plots", "export"},
     {"edges", "ranking", "score_statistics", "evaluation"},
     {"tracing"},
@@ -42,6 +43,8 @@ ROOMS = [
 ]
 MODEL_SIDE = {
     "models",
+    "loading",
+    "tokenizing",
     "forward",
     "scoring",
     "edges",
@@ -109,7 +112,7 @@ def test_everything_but_the_models_works_with_torch_absent():
         "import graphtrace as gt\n"
         "from graphtrace.errors import MissingPackageError\n"
         "[getattr(gt, n) for n in gt.__all__ if gt._HOMES[n].split('.')[1] not in "
-        "('models', 'tracing', 'study')]\n"
+        "('loading', 'tracing', 'study')]\n"
         "try:\n    gt.load_model\nexcept MissingPackageError as e:\n    print(e)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

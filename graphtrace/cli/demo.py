@@ -48,7 +48,7 @@ def _step(name: str) -> Iterator[None]:
 
 def _extract(archive: Path, random: Path) -> None:
     with _step("load the model"):
-        from graphtrace.models import demo_folder, load_model
+        from graphtrace.loading import demo_folder, load_model
         from graphtrace.study import extract
 
         model = load_model("demo")

@@ -71,7 +71,7 @@ def extract(
     rule = parse_keep(keep)
 
     # What is wrong with the options is said before a model is loaded.
-    from graphtrace.models import load_model
+    from graphtrace.loading import load_model
     from graphtrace.study import extract as extract_inputs
     from graphtrace.tracing import DEFAULTS, TraceOptions
 
