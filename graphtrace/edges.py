@@ -1,6 +1,10 @@
 """Between per-layer tensors and the flat canonical order of all edges of a layout.
 
-Sequential blocks. Shape suffixes as in scoring.py; E edges.
+Sequential blocks: two levels per layer, attention edges into the first, mlp edges into the
+second. Parallel blocks: one level per layer, which both enter. Residual edges enter every level.
+
+Shape suffixes: G levels above the embedding, L layers, H heads, T target and S source tokens, E
+edges.
 """
 
 import numba
@@ -11,47 +15,45 @@ from graphtrace.scoring import Scores
 
 
 @numba.njit(cache=True)
-def _walk(first, windows, n_tokens, residual_GT, mlp_LT, attention_LHTS, flat_E, to_flat):
+def _walk(
+    first_position, windows, parallel, residual_GT, mlp_LT, attention_LHTS, flat_E, to_flat
+):
     """Visit all edges in canonical order, copying tensors -> flat or flat -> tensors."""
     edge = 0
-    n_layers, n_heads = attention_LHTS.shape[0], attention_LHTS.shape[1]
-    for layer in range(n_layers):
-        for t in range(first[2 * layer + 1], n_tokens):
-            for s in range(max(0, t + 1 - windows[layer]), t + 1):
+    n_levels, n_tokens, n_heads = len(first_position), mlp_LT.shape[1], attention_LHTS.shape[1]
+    for level in range(1, n_levels):
+        layer = level - 1 if parallel else (level - 1) // 2
+        has_attention = parallel or level % 2 == 1
+        has_mlp = parallel or level % 2 == 0
+        for t in range(first_position[level], n_tokens):
+            first_source = max(0, t + 1 - windows[layer]) if has_attention else t
+            for s in range(first_source, t + 1):
                 if s == t:
                     if to_flat:
-                        flat_E[edge] = residual_GT[2 * layer, t]
+                        flat_E[edge] = residual_GT[level - 1, t]
                     else:
-                        residual_GT[2 * layer, t] = flat_E[edge]
+                        residual_GT[level - 1, t] = flat_E[edge]
                     edge += 1
-                for head in range(n_heads):
-                    if to_flat:
-                        flat_E[edge] = attention_LHTS[layer, head, t, s]
-                    else:
-                        attention_LHTS[layer, head, t, s] = flat_E[edge]
-                    edge += 1
-        for t in range(first[2 * layer + 2], n_tokens):
-            if to_flat:
-                flat_E[edge] = residual_GT[2 * layer + 1, t]
-                flat_E[edge + 1] = mlp_LT[layer, t]
-            else:
-                residual_GT[2 * layer + 1, t] = flat_E[edge]
-                mlp_LT[layer, t] = flat_E[edge + 1]
-            edge += 2
+                if has_attention:
+                    for head in range(n_heads):
+                        if to_flat:
+                            flat_E[edge] = attention_LHTS[layer, head, t, s]
+                        else:
+                            attention_LHTS[layer, head, t, s] = flat_E[edge]
+                        edge += 1
+            if has_mlp:
+                if to_flat:
+                    flat_E[edge] = mlp_LT[layer, t]
+                else:
+                    mlp_LT[layer, t] = flat_E[edge]
+                edge += 1
     return edge
 
 
-def _windows(layout: GraphLayout) -> np.ndarray:
-    return np.array([layout.window(layer) for layer in range(layout.n_layers)], np.int64)
-
-
 def flatten_edges(layout: GraphLayout, tensors: Scores) -> np.ndarray:
-    """The values of all edges [E] in canonical order."""
+    """The values of all edges [E] in canonical order, in the dtype of the attention tensor."""
     flat_E = np.empty(layout.n_edges, tensors.attention_LHTS.dtype)
-    n_edges = _walk(
-        layout.first_position, _windows(layout), layout.n_tokens, *_fields(tensors), flat_E, True
-    )
-    assert n_edges == layout.n_edges
+    _copy(layout, tensors, flat_E, to_flat=True)
     return flat_E
 
 
@@ -59,13 +61,30 @@ def unflatten_edges(layout: GraphLayout, flat_E: np.ndarray, fill) -> Scores:
     """Tensors of per-edge values in canonical order, `fill` where there is no edge."""
     n_layers, n_heads, n_tokens = layout.n_layers, layout.n_heads, layout.n_tokens
     tensors = Scores(
-        residual_GT=np.full((2 * n_layers, n_tokens), fill, flat_E.dtype),
+        residual_GT=np.full((layout.n_levels - 1, n_tokens), fill, flat_E.dtype),
         mlp_LT=np.full((n_layers, n_tokens), fill, flat_E.dtype),
         attention_LHTS=np.full((n_layers, n_heads, n_tokens, n_tokens), fill, flat_E.dtype),
     )
-    _walk(layout.first_position, _windows(layout), n_tokens, *_fields(tensors), flat_E, False)
+    _copy(layout, tensors, flat_E, to_flat=False)
     return tensors
 
 
-def _fields(tensors: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return tensors.residual_GT, tensors.mlp_LT, tensors.attention_LHTS
+def _copy(layout: GraphLayout, tensors: Scores, flat_E: np.ndarray, to_flat: bool) -> None:
+    n_layers, n_heads, n_tokens = layout.n_layers, layout.n_heads, layout.n_tokens
+    # The compiled loop checks no bounds.
+    assert flat_E.shape == (layout.n_edges,)
+    assert tensors.residual_GT.shape == (layout.n_levels - 1, n_tokens)
+    assert tensors.mlp_LT.shape == (n_layers, n_tokens)
+    assert tensors.attention_LHTS.shape == (n_layers, n_heads, n_tokens, n_tokens)
+    windows = np.array([layout.window(layer) for layer in range(n_layers)], np.int64)
+    n_copied = _walk(
+        layout.first_position,
+        windows,
+        layout.parallel,
+        tensors.residual_GT,
+        tensors.mlp_LT,
+        tensors.attention_LHTS,
+        flat_E,
+        to_flat,
+    )
+    assert n_copied == layout.n_edges
