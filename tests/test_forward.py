@@ -87,7 +87,7 @@ def test_scores_are_the_oracles(name):
     _, model, oracle, layout = loaded(name)
     scores, _ = l1_scores(model, ids_tensor(IDS))
     flat = flatten_edges(layout, scores)
-    expected = oracle.l1_scores(IDS)
+    expected = oracle.scores(IDS, "l1")
     keys = edge_keys(layout)
     np.testing.assert_allclose(flat, [expected[k] for k in keys], rtol=2e-4, atol=1e-7)
     # Every edge that the layout leaves out cannot reach the output.
@@ -98,13 +98,12 @@ def test_scores_are_the_oracles(name):
 @pytest.mark.parametrize("name", TINY)
 def test_edge_vectors_add_up_to_their_node(name):
     _, _, oracle, _ = loaded(name)
-    vectors, nodes, biases, _ = oracle.run(IDS)
-    total = {}
-    for (_, level, _, _, t), vector in vectors.items():
+    run, total = oracle.run(IDS), {}
+    for (_, level, _, _, t), vector in run.vectors.items():
         total[level, t] = total.get((level, t), 0) + vector
-    for node, value in nodes.items():
+    for node, value in run.nodes.items():
         if node[0] > 0:
-            np.testing.assert_allclose(total[node] + biases.get(node, 0), value, atol=1e-9)
+            np.testing.assert_allclose(total[node] + run.biases.get(node, 0), value, atol=1e-9)
 
 
 @settings(max_examples=8, deadline=None)
@@ -121,16 +120,16 @@ def test_masked_evaluation_is_the_oracles_on_random_masks(name, seed, share):
     keys = edge_keys(layout)
     for row, size in zip(logits, (0, k, layout.n_edges), strict=True):
         kept = {key for key, r in zip(keys, rank, strict=True) if r < size}
-        expected = oracle.run(IDS, lambda *edge, kept=kept: edge in kept)[3]
+        expected = oracle.run(IDS, lambda *edge, kept=kept: edge in kept).logits
         np.testing.assert_allclose(row.numpy(), expected, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", ["llama-mqa-biases", "olmo2-bias"])
 def test_dropping_the_last_attention_edge_drops_the_o_proj_bias(name):
     _, _, oracle, _ = loaded(name)
-    _, _, biases, _ = oracle.run(IDS)
+    biases = oracle.run(IDS).biases
     assert any(np.abs(b).max() > 0 for b in biases.values())
-    _, _, without, _ = oracle.run(IDS, lambda *e: e[0] != "attention" or e[4] == 2)
+    without = oracle.run(IDS, lambda *e: e[0] != "attention" or e[4] == 2).biases
     assert all((np.abs(b).max() > 0) == (t == 2) for (_, t), b in without.items())
 
 

@@ -130,12 +130,12 @@ def test_a_trace_is_what_the_oracles_say(name):
     order = np.argsort(rank)
     assert [key[:5] for key in _edges(trace)] == [keys[e] for e in order]
     np.testing.assert_array_equal(trace.curve.k, kept_edges(trace.curve.grid, layout.n_edges))
-    full = oracle.run(IDS)[3]
+    full = oracle.run(IDS).logits
     for k, tv, q_predicted in zip(
         trace.curve.k, trace.curve.tv, trace.curve.p_predicted, strict=True
     ):
         kept = {keys[e] for e in order[:k]}
-        masked = oracle.run(IDS, lambda *edge, kept=kept: edge in kept)[3]
+        masked = oracle.run(IDS, lambda *edge, kept=kept: edge in kept).logits
         p, q = softmax(full), softmax(masked)
         assert tv == pytest.approx(0.5 * np.abs(p - q).sum(), abs=2e-4)
         assert q_predicted == pytest.approx(q[p.argmax()], abs=2e-4)
