@@ -10,7 +10,8 @@
     ├── ModelError              the model
     │   ├── ModelNotFoundError
     │   ├── UnsupportedFamilyError
-    │   └── NonFiniteError      NaN or infinity in the weights or activations
+    │   ├── NonFiniteError      NaN or infinity in the weights or activations
+    │   └── ModelMemoryError    a device has too little memory for an input
     ├── ArchiveError            the Parquet archive
     │   └── ArchiveDamagedError
     ├── TraceNotFoundError      no trace, or more than one, is meant by a name
@@ -75,6 +76,10 @@ class UnsupportedFamilyError(ModelError):
 
 class NonFiniteError(ModelError):
     """NaN or infinity in a model's weights or activations."""
+
+
+class ModelMemoryError(ModelError):
+    """A device has too little memory for an input, even one evaluation at a time."""
 
 
 class ArchiveError(GraphtraceError):

@@ -1,66 +1,102 @@
-"""The one layer loop: plain, observed, or with every edge multiplied by its 0/1 mask.
+"""The one way through a model: plain, observed, or with every edge multiplied by its 0/1 mask.
 
-It calls the model's own sub-modules and owns only the residual additions and the attention
-function, so that with all masks one it computes what the model computes, bit for bit.
+The model's own forward runs, with its own embeddings, positions, masks, final norm and head; for
+the time of one pass each block's forward is replaced, on the instance, by one that calls the same
+sub-modules but owns the residual additions, and attention goes through a function registered with
+transformers. With all masks one it computes what the model computes.
 
 Shape suffixes: B evaluations, T target tokens (queries), S source tokens (keys), D width, H query
-heads, K key/value heads, E head size, V vocabulary.
+heads, K key/value heads, E head size, V vocabulary, L layers.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from graphtrace.models import TracedModel
 
 ATTENTION_NAME = "graphtrace_masked"
+ABLATIONS = ("zero", "renormalise", "mean")
 
 
 class LayerMask(NamedTuple):
     """Which edges of one layer are kept, as 0/1 in the model's dtype.
 
-    residual_mid_BT: edges (2l, t) -> (2l+1, t); attention_BHTS; mlp_BT: (2l+1, t) -> (2l+2, t);
-    residual_post_BT: the residual edges parallel to it.
+    residual_BT: the residual edges into the states behind the MLP (or behind a parallel block);
+    residual_mid_BT: those into the states behind attention, None in parallel blocks.
     """
 
-    residual_mid_BT: torch.Tensor
     attention_BHTS: torch.Tensor
     mlp_BT: torch.Tensor
-    residual_post_BT: torch.Tensor
+    residual_BT: torch.Tensor
+    residual_mid_BT: torch.Tensor | None
+
+
+class Means(NamedTuple):
+    """What an edge contributes on average, before any post-norm and multiplier (method.md 4).
+
+    attention_LHD: float32, the mean vector of a head's edges; mlp_LD: the mean MLP output.
+    """
+
+    attention_LHD: torch.Tensor
+    mlp_LD: torch.Tensor
+
+
+class LayerRecord(NamedTuple):
+    """What every edge of one layer is made of, in an unmasked pass over one input (B = 1).
+
+    probs_BHTS, value_BKSE: attention; state_BTD: the block's input; attention_BTD: o_proj's output
+    with its bias, before post-norm and multiplier; mid_BTD: the state behind attention, None in
+    parallel blocks; mlp_BTD: what the MLP adds; mlp_sum_BTD: the same before post-norm and
+    multiplier; out_BTD: the block's output.
+    """
+
+    layer: int
+    probs_BHTS: torch.Tensor
+    value_BKSE: torch.Tensor
+    state_BTD: torch.Tensor
+    attention_BTD: torch.Tensor
+    mid_BTD: torch.Tensor | None
+    mlp_BTD: torch.Tensor
+    mlp_sum_BTD: torch.Tensor
+    out_BTD: torch.Tensor
 
 
 class Observer(Protocol):
-    """Sees what every edge is made of, layer by layer, in one unmasked pass."""
+    """Is shown every layer, in order, of an unmasked pass over one input."""
 
-    def pattern(self, layer: int, probs_BHTS: torch.Tensor, value_BKSE: torch.Tensor) -> None:
-        """Attention probabilities and values of a layer."""
-        ...
-
-    def attention(self, layer: int, state_BTD: torch.Tensor, added_BTD: torch.Tensor) -> None:
-        """The state before attention, and o_proj's output before any post-norm."""
-        ...
-
-    def mlp(self, layer: int, state_BTD: torch.Tensor, added_BTD: torch.Tensor) -> None:
-        """The state before the MLP, and what the MLP adds after any post-norm."""
+    def layer(self, record: LayerRecord) -> None:
+        """See one layer."""
         ...
 
 
-class _Step(NamedTuple):
-    """What the attention function needs to know of the layer that calls it."""
+@dataclass
+class _Pass:
+    """One run through the layers, and what the attention function and the block tell each other."""
 
-    layer: int
-    mask_BHTS: torch.Tensor | None
+    model: TracedModel
+    masks: Callable[[int], LayerMask] | None
+    ablation: str
+    means: Means | None
     observer: Observer | None
+    grad: bool
+    mask: LayerMask | None = None
+    dropped_BHT: torch.Tensor | None = None
+    pattern: list[torch.Tensor] = field(default_factory=list)
 
 
 # Some families do not pass extra arguments on to the attention function; a context variable
 # reaches it in all of them.
-_step: ContextVar[_Step] = ContextVar("graphtrace_step")
+_pass: ContextVar[_Pass] = ContextVar("graphtrace_pass")
 
 
 def _masked_attention(
@@ -71,25 +107,80 @@ def _masked_attention(
     attention_mask: torch.Tensor,
     scaling: float,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Eager attention, operation by operation, with the edge mask after the softmax and without
-    renormalising (method.md 4)."""
-    step = _step.get()
+    renormalising, or before it with `renormalise` (method.md 4)."""
+    run = _pass.get()
     groups = query.shape[1] // key.shape[1]
     key_BHSE = key.repeat_interleave(groups, dim=1) if groups > 1 else key
     value_BHSE = value.repeat_interleave(groups, dim=1) if groups > 1 else value
-    logits_BHTS = torch.matmul(query, key_BHSE.transpose(2, 3)) * scaling + attention_mask
-    probs_BHTS = nn.functional.softmax(logits_BHTS, dim=-1, dtype=torch.float32).to(query.dtype)
-    if step.observer is not None:
-        step.observer.pattern(step.layer, probs_BHTS, value)
-    if step.mask_BHTS is not None:
-        probs_BHTS = probs_BHTS * step.mask_BHTS
+    logits_BHTS = torch.matmul(query, key_BHSE.transpose(2, 3)) * scaling
+    if softcap is not None:
+        logits_BHTS = torch.tanh(logits_BHTS / softcap) * softcap
+    logits_BHTS = logits_BHTS + attention_mask
+    mask_BHTS = None if run.mask is None else run.mask.attention_BHTS.to(query.device)
+    if mask_BHTS is not None and run.ablation == "renormalise":
+        # A row with nothing kept comes out uniform here and zero after the multiplication.
+        lowest = torch.finfo(logits_BHTS.dtype).min
+        logits_BHTS = logits_BHTS.masked_fill(mask_BHTS == 0, lowest)
+    if s_aux is None:
+        probs_BHTS = nn.functional.softmax(logits_BHTS, dim=-1, dtype=torch.float32)
+        probs_BHTS = probs_BHTS.to(query.dtype)
+    else:
+        probs_BHTS = _softmax_with_sinks(logits_BHTS, s_aux).to(value.dtype)
+    if run.observer is not None:
+        run.pattern = [probs_BHTS, value]
+    if mask_BHTS is not None:
+        probs_BHTS = probs_BHTS * mask_BHTS
+        if run.ablation == "mean":
+            seen_B1TS = attention_mask == 0
+            run.dropped_BHT = ((mask_BHTS == 0) & seen_B1TS).sum(-1)
     out_BTHE = torch.matmul(probs_BHTS, value_BHSE).transpose(1, 2).contiguous()
     return out_BTHE, probs_BHTS
 
 
+def _softmax_with_sinks(logits_BHTS: torch.Tensor, sinks_H: torch.Tensor) -> torch.Tensor:
+    """Each head's sink takes its share of every row and gives nothing."""
+    shape = (*logits_BHTS.shape[:-1], 1)
+    logits_BHTX = torch.cat([logits_BHTS, sinks_H.reshape(1, -1, 1, 1).expand(shape)], dim=-1)
+    logits_BHTX = logits_BHTX - logits_BHTX.max(dim=-1, keepdim=True).values
+    return nn.functional.softmax(logits_BHTX, dim=-1, dtype=logits_BHTX.dtype)[..., :-1]
+
+
 AttentionInterface.register(ATTENTION_NAME, _masked_attention)
+# Without a mask function of the same name the model would make no causal mask at all.
+AttentionMaskInterface.register(ATTENTION_NAME, eager_mask)
+
+
+def run_model(
+    model: TracedModel,
+    ids_BT: torch.Tensor,
+    *,
+    masks: Callable[[int], LayerMask] | None = None,
+    ablation: str = "zero",
+    means: Means | None = None,
+    observer: Observer | None = None,
+    grad: bool = False,
+) -> torch.Tensor:
+    """The next token's logits, float32 [B, V], at the last position.
+
+    ids_BT: token ids without padding. masks: the LayerMask of each layer, for B masked evaluations
+    at once; None leaves every edge. A node none of whose incoming edges is kept holds zero;
+    embeddings are always there. The o_proj bias belongs to no edge: a target keeps it while it
+    keeps an attention edge of that layer, and always with `mean` (method.md 2, 4). grad: build
+    the autograd graph from the embeddings on, for an observer that needs it.
+    """
+    run = _Pass(model, masks, ablation, means, observer, grad)
+    token = _pass.set(run)
+    try:
+        with _attention_function(model.config), _own_blocks(run), torch.set_grad_enabled(grad):
+            out = model.causal_lm(input_ids=ids_BT, use_cache=False, logits_to_keep=1)
+    finally:
+        _pass.reset(token)
+    return out.logits[:, -1].float()
 
 
 @contextmanager
@@ -103,81 +194,119 @@ def _attention_function(config: Any) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def causal_bias(
-    n_tokens: int, window: int | None, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """[1, 1, T, S]: 0 where a query sees a key, the dtype's minimum elsewhere, as eager attention
-    adds it."""
-    target_T1 = torch.arange(n_tokens, device=device)[:, None]
-    source_1S = torch.arange(n_tokens, device=device)[None, :]
-    seen_TS = source_1S <= target_T1
-    if window is not None:
-        seen_TS &= source_1S > target_T1 - window
-    bias_TS = torch.zeros((n_tokens, n_tokens), dtype=dtype, device=device)
-    return bias_TS.masked_fill(~seen_TS, torch.finfo(dtype).min)[None, None]
+@contextmanager
+def _own_blocks(run: _Pass) -> Iterator[None]:
+    """Replace the forward of every block instance for the time of one pass."""
+    replaced = []
+    forward = _parallel_block if run.model.parallel else _sequential_block
+    try:
+        for layer, block in enumerate(run.model.blocks):
+            # Where a model is spread over devices, accelerate's hook stands in front.
+            name = "_old_forward" if hasattr(block, "_hf_hook") else "forward"
+            replaced.append((block, name, block.__dict__.get(name)))
+            signature = inspect.signature(type(block).forward)
+            setattr(block, name, partial(_block_forward, run, layer, block, signature, forward))
+        yield
+    finally:
+        for block, name, before in replaced:
+            if before is None:
+                delattr(block, name)
+            else:
+                setattr(block, name, before)
 
 
-@torch.no_grad()
-def run_layers(
-    model: TracedModel,
-    ids_BT: torch.Tensor,
-    masks: Callable[[int], LayerMask] | None = None,
-    observer: Observer | None = None,
-) -> torch.Tensor:
-    """The final residual state [B, T, D], before the final norm.
-
-    ids_BT: token ids without padding. masks: the LayerMask of each layer, for B masked evaluations
-    at once; None leaves every edge. A node none of whose incoming edges is kept holds zero;
-    embeddings are always there. The o_proj bias belongs to no edge: a target keeps it while it
-    keeps an attention edge of that layer (method.md 2).
-    """
-    family = model.family
-    state_BTD = model.embedding(ids_BT)
-    n_tokens = ids_BT.shape[1]
-    positions_1T = torch.arange(n_tokens, device=ids_BT.device)[None]
-    rotary = model.rotary(state_BTD, position_ids=positions_1T)
-    windows = model.windows or (None,) * model.n_layers
-    bias = {
-        window: causal_bias(n_tokens, window, state_BTD.dtype, state_BTD.device)
-        for window in set(windows)
-    }
-    with _attention_function(model.config):
-        for layer, block in enumerate(model.blocks):
-            mask = masks(layer) if masks else None
-            token = _step.set(_Step(layer, mask.attention_BHTS if mask else None, observer))
-            added_BTD, _ = getattr(block, family.attention)(
-                hidden_states=_norm(block, family.attention_norm, state_BTD),
-                attention_mask=bias[windows[layer]],
-                position_embeddings=rotary,
-                position_ids=positions_1T,
-                past_key_values=None,
-            )
-            _step.reset(token)
-            if observer is not None:
-                observer.attention(layer, state_BTD, added_BTD)
-            if mask is not None:
-                kept_BT = mask.attention_BHTS.amax(dim=(1, 3))
-                added_BTD = added_BTD * kept_BT[..., None]
-                state_BTD = state_BTD * mask.residual_mid_BT[..., None]
-            state_BTD = state_BTD + _norm(block, family.attention_post_norm, added_BTD)
-
-            mlp_in_BTD = _norm(block, family.mlp_norm, state_BTD)
-            added_BTD = getattr(block, family.mlp)(mlp_in_BTD)
-            if mask is not None:
-                added_BTD = added_BTD * mask.mlp_BT[..., None]
-            added_BTD = _norm(block, family.mlp_post_norm, added_BTD)
-            if observer is not None:
-                observer.mlp(layer, state_BTD, added_BTD)
-            if mask is not None:
-                state_BTD = state_BTD * mask.residual_post_BT[..., None]
-            state_BTD = state_BTD + added_BTD
-    return state_BTD
+def _block_forward(run, layer, block, signature, forward, *args: Any, **kwargs: Any) -> Any:
+    given = signature.bind(block, *args, **kwargs).arguments
+    given |= given.pop("kwargs", {})
+    passed = ("attention_mask", "position_ids", "position_embeddings")
+    attend = partial(
+        getattr(block, run.model.family.attention),
+        **{key: given[key] for key in passed if given.get(key) is not None},
+    )
+    state_BTD = given["hidden_states"]
+    if run.grad and layer == 0:
+        state_BTD = state_BTD.detach().requires_grad_()
+    run.mask = run.masks(layer) if run.masks else None
+    return forward(run, layer, block, attend, state_BTD)
 
 
-@torch.no_grad()
-def next_token_logits(model: TracedModel, state_BTD: torch.Tensor) -> torch.Tensor:
-    """Logits [B, V] in float32 at the last position of a final residual state."""
-    return model.head(model.final_norm(state_BTD)[:, -1:])[:, 0].float()
+def _sequential_block(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: Any) -> Any:
+    family, mask = run.model.family, run.mask
+    scale = getattr(block, family.multiplier) if family.multiplier else None
+    attention_BTD = _attention(run, layer, attend, _norm(block, family.attention_norm, state_BTD))
+    added_BTD = _scaled(_norm(block, family.attention_post_norm, attention_BTD), scale)
+    kept_BTD = state_BTD if mask is None else _masked(state_BTD, mask.residual_mid_BT)
+    mid_BTD = kept_BTD + added_BTD
+    mlp_sum_BTD = _mlp(run, layer, block, _norm(block, family.mlp_norm, mid_BTD))
+    mlp_BTD = _scaled(_norm(block, family.mlp_post_norm, mlp_sum_BTD), scale)
+    kept_BTD = mid_BTD if mask is None else _masked(mid_BTD, mask.residual_BT)
+    out_BTD = kept_BTD + mlp_BTD
+    _show(run, layer, state_BTD, attention_BTD, mid_BTD, mlp_BTD, mlp_sum_BTD, out_BTD)
+    return out_BTD
+
+
+def _parallel_block(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: Any) -> Any:
+    family, mask = run.model.family, run.mask
+    normed_BTD = _norm(block, family.attention_norm, state_BTD)
+    attention_BTD = _attention(run, layer, attend, normed_BTD)
+    if family.parallel_mlp_norm is not None:
+        normed_BTD = _norm(block, family.parallel_mlp_norm, state_BTD)
+    mlp_BTD = _mlp(run, layer, block, normed_BTD)
+    kept_BTD = state_BTD if mask is None else _masked(state_BTD, mask.residual_BT)
+    if family.residual_first:
+        out_BTD = kept_BTD + attention_BTD + mlp_BTD
+    else:
+        out_BTD = attention_BTD + mlp_BTD + kept_BTD
+    _show(run, layer, state_BTD, attention_BTD, None, mlp_BTD, mlp_BTD, out_BTD)
+    return out_BTD
+
+
+def _attention(run: _Pass, layer: int, attend: Any, normed_BTD: torch.Tensor) -> torch.Tensor:
+    """o_proj's output; under a mask, that of the kept edges, with the bias where it belongs."""
+    added_BTD = attend(hidden_states=normed_BTD)[0]
+    if run.mask is None:
+        return added_BTD
+    if run.ablation == "mean":
+        assert run.means is not None
+        assert run.dropped_BHT is not None
+        mean_HD = run.means.attention_LHD[layer].to(added_BTD.device)
+        extra_BTD = torch.einsum("bht,hd->btd", run.dropped_BHT.float(), mean_HD)
+        return added_BTD + extra_BTD.to(added_BTD.dtype)
+    kept_BT = run.mask.attention_BHTS.amax(dim=(1, 3))
+    return _masked(added_BTD, kept_BT)
+
+
+def _mlp(run: _Pass, layer: int, block: Any, normed_BTD: torch.Tensor) -> torch.Tensor:
+    family = run.model.family
+    if family.run_mlp is not None:
+        added_BTD = family.run_mlp(block, normed_BTD)
+    else:
+        added_BTD = getattr(block, family.mlp)(normed_BTD)
+    if isinstance(added_BTD, tuple):  # with the router's scores behind it
+        added_BTD = added_BTD[0]
+    if run.mask is None:
+        return added_BTD
+    kept_BTD = _masked(added_BTD, run.mask.mlp_BT)
+    if run.ablation == "mean":
+        assert run.means is not None
+        mean_D = run.means.mlp_LD[layer].to(added_BTD)
+        kept_BTD = kept_BTD + (1 - run.mask.mlp_BT.to(added_BTD))[..., None] * mean_D
+    return kept_BTD
+
+
+def _show(run: _Pass, layer: int, *states: torch.Tensor | None) -> None:
+    if run.observer is not None:
+        run.observer.layer(LayerRecord(layer, *run.pattern, *states))  # pyright: ignore
+        run.pattern = []
+
+
+def _masked(state_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    assert mask_BT is not None
+    return state_BTD * mask_BT.to(state_BTD.device)[..., None]
+
+
+def _scaled(added_BTD: torch.Tensor, scale: float | None) -> torch.Tensor:
+    return added_BTD if scale is None else added_BTD * scale
 
 
 def _norm(block: nn.Module, name: str | None, state_BTD: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,13 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
 
-from graphtrace.families import Family, layer_windows
+from graphtrace.families import Family, is_parallel, layer_windows
 from graphtrace.traces import ModelInfo
 
 
@@ -30,17 +31,12 @@ class TracedModel:
     @property
     def backbone(self) -> nn.Module:
         """The model without its language-model head."""
-        return getattr(self.causal_lm, self.family.backbone)
+        return attrgetter(self.family.backbone)(self.causal_lm)
 
     @property
     def embedding(self) -> nn.Module:
         """Token embedding."""
         return getattr(self.backbone, self.family.embedding)
-
-    @property
-    def rotary(self) -> nn.Module:
-        """Rotary position embedding."""
-        return getattr(self.backbone, self.family.rotary)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -52,10 +48,10 @@ class TracedModel:
         """The norm in front of the head."""
         return getattr(self.backbone, self.family.final_norm)
 
-    @property
-    def head(self) -> nn.Module:
-        """The language-model head."""
-        return getattr(self.causal_lm, self.family.head)
+    @cached_property
+    def parallel(self) -> bool:
+        """Whether attention and MLP of a block both read its input."""
+        return is_parallel(self.family, self.config)
 
     @property
     def n_layers(self) -> int:
@@ -106,6 +102,7 @@ class TracedModel:
             d_model=self.d_model,
             n_params=sum(p.numel() for p in self.causal_lm.parameters()),
             dtype=str(self.dtype).removeprefix("torch."),
+            parallel=self.parallel,
             windows=self.windows,
         )
 

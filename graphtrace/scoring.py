@@ -1,29 +1,40 @@
-"""The `l1` scores of all edges in one unmasked pass (method.md 2; paper, section 3).
+"""What every edge adds to its target, as one weight per edge (method.md 2; paper, section 3).
 
-An attention edge's vector is a[h,t,s] W_O^h v[h,s] and a >= 0, so its norm is
-a[h,t,s] ||W_O^h v[h,s]||: the attention probabilities and one norm per (layer, head, source), never
-a [T, S, H, D] tensor. Norms are accumulated in float32 whatever the model's dtype.
+All scorers share one observed pass; `gradient` and `fisher` add backward passes. Weights are
+float32 whatever the model's dtype.
 
-Shape suffixes: G levels 1 ... 2L, L layers, H heads, K key/value heads, E head size, T target and S
-source tokens, D width.
+Shape suffixes: G levels from 1 on, L layers, H heads, T target and S source tokens, D width, V
+vocabulary, P probes.
 """
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from graphtrace.errors import NonFiniteError
-from graphtrace.forward import run_layers
+from graphtrace.errors import NonFiniteError, OptionError
+from graphtrace.forward import LayerRecord, run_model
+from graphtrace.incoming import Incoming, incoming_edges
+from graphtrace.model_facts import FactObserver, Facts
 from graphtrace.models import TracedModel
+
+SCORERS = ("l1", "l2", "proximity", "gradient", "projection", "fisher", "random")
+FISHER_PROBES = 16
+"""Probes of `fisher` where the name says no other number (`fisher:4`)."""
+
+PROJECTION_FLOOR = 0.02
+"""Share of an edge's own length in its `projection` weight."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Every edge's share of its target's incoming weight, float32; zero where there is no edge.
+    """One number per edge, float32; zero where there is no edge.
 
-    residual_GT: edge (g-1, t) -> (g, t) for g = 1 ... 2L; mlp_LT; attention_LHTS.
+    residual_GT: edge (g-1, t) -> (g, t) for g = 1 ...; mlp_LT; attention_LHTS.
     """
 
     residual_GT: np.ndarray
@@ -31,94 +42,243 @@ class Scores:
     attention_LHTS: np.ndarray
 
 
-class _L1Observer:
-    """Collects ||v_e||_1 of every edge, in host memory, during one pass over a single input."""
+class Scored(NamedTuple):
+    """Scores of all edges, the full model's logits [1, V] and what else the pass showed."""
+
+    scores: Scores
+    logits_BV: torch.Tensor
+    facts: Facts
+
+
+def parse_scorer(scorer: str) -> tuple[str, int]:
+    """(name, probes) of `l1`, `fisher`, `fisher:4` ... Raises OptionError."""
+    name, colon, count = scorer.partition(":")
+    if name not in SCORERS or (colon and name != "fisher"):
+        raise OptionError(f"scorer {scorer!r} is none of {', '.join(SCORERS)}")
+    if not colon:
+        return name, FISHER_PROBES
+    if not re.fullmatch(r"[1-9]\d{0,3}", count):
+        raise OptionError(f"scorer {scorer!r}: probes are a number from 1, such as fisher:4")
+    return name, int(count)
+
+
+def draws(scorer: str) -> bool:
+    """Whether a scorer draws random numbers, so that its seed is part of the settings."""
+    return parse_scorer(scorer)[0] in ("fisher", "random")
+
+
+def uses_shares(scorer: str, search: str) -> bool:
+    """Whether the search reads each target's shares, or the weights themselves: `gradient` and
+    `fisher` compare across nodes already (method.md 2)."""
+    return search != "best-first" or parse_scorer(scorer)[0] not in ("gradient", "fisher")
+
+
+def score_edges(
+    model: TracedModel, ids_T: torch.Tensor, scorer: str = "l1", seed: int = 0, shares: bool = True
+) -> Scored:
+    """Score every edge of one input.
+
+    ids_T: token ids. scorer: see SCORERS; `random` scores as `l1`. shares: divide by the sum over
+    the target's incoming edges (0 where that is 0), else the weights. Raises NonFiniteError naming
+    the first layer whose states are not finite, OptionError.
+    """
+    name, probes = parse_scorer(scorer)
+    weights = _Weights(model, len(ids_T))
+    facts = FactObserver(model)
+    ids_BT = ids_T[None].to(model.device)
+    if name in ("gradient", "fisher"):
+        observer = _Records()
+        with facts:
+            logits_BV = run_model(model, ids_BT, observer=observer, grad=True)
+        _weigh_gradients(
+            weights, observer.records, logits_BV, probes if name == "fisher" else 0, seed
+        )
+    else:
+        observer = _Streamed(weights, "l1" if name == "random" else name)
+        with facts:
+            logits_BV = run_model(model, ids_BT, observer=observer)
+    weights.check()
+    if not torch.isfinite(logits_BV).all():
+        raise NonFiniteError(
+            f"NaN or infinity in the logits of {model.name}; check the final norm and the head"
+        )
+    return Scored(weights.scores(shares), logits_BV.detach(), facts.found())
+
+
+class _Weights:
+    """Weights of all edges of one input, in host memory, filled level by level."""
 
     def __init__(self, model: TracedModel, n_tokens: int) -> None:
         self.model = model
-        n_layers, n_heads = model.n_layers, model.n_heads
-        self.attention_LHTS = torch.zeros(n_layers, n_heads, n_tokens, n_tokens)
-        self.residual_GT = torch.zeros(2 * n_layers, n_tokens)
+        n_layers, n_levels = model.n_layers, model.n_layers * (1 if model.parallel else 2)
+        self.attention_LHTS = torch.zeros(n_layers, model.n_heads, n_tokens, n_tokens)
+        self.residual_GT = torch.zeros(n_levels, n_tokens)
         self.mlp_LT = torch.zeros(n_layers, n_tokens)
 
-    def pattern(self, layer: int, probs_BHTS: torch.Tensor, value_BKSE: torch.Tensor) -> None:
-        norm_HS = self._head_norms(layer, value_BKSE[0])
-        self.attention_LHTS[layer] = probs_BHTS[0].float() * norm_HS[:, None, :]
+    def cells(self, edges: Incoming) -> "list[torch.Tensor | None]":
+        """Where the weights of `edges` are kept: residual [T], mlp [T], attention [H, T, S]; None
+        where the level has no such edges."""
+        return [
+            self.residual_GT[edges.level - 1],
+            None if edges.mlp_TD is None else self.mlp_LT[edges.layer],
+            None if edges.attention is None else self.attention_LHTS[edges.layer],
+        ]
 
-    def _head_norms(self, layer: int, value_KSE: torch.Tensor) -> torch.Tensor:
-        """||W_O^h v||_1 [H, S], weighted by the gain of a norm behind attention."""
-        family, block = self.model.family, self.model.blocks[layer]
-        projection = getattr(getattr(block, family.attention), family.output_projection)
-        n_heads = self.model.n_heads
-        weight_HED = projection.weight.T.reshape(n_heads, -1, projection.weight.shape[0])
-        gain_D: torch.Tensor | None = None
-        if family.attention_post_norm:
-            norm: Any = getattr(block, family.attention_post_norm)
-            gain_D = norm.weight.float()
-        group = n_heads // value_KSE.shape[0]
-        norm_HS = torch.empty(n_heads, value_KSE.shape[1], device=value_KSE.device)
-        for head in range(n_heads):
-            vector_SD = value_KSE[head // group].float() @ weight_HED[head].float()
-            if gain_D is not None:
-                vector_SD = vector_SD * gain_D
-            norm_HS[head] = vector_SD.abs().sum(-1)
-        return norm_HS
+    def check(self) -> None:
+        """Raise NonFiniteError naming the first layer with a weight that is no number."""
+        parallel = self.model.parallel
+        for layer in range(self.model.n_layers):
+            mid, out = (layer, layer) if parallel else (2 * layer, 2 * layer + 1)
+            parts = {
+                "attention": (self.residual_GT[mid], self.attention_LHTS[layer]),
+                "mlp": (self.residual_GT[out], self.mlp_LT[layer]),
+            }
+            for part, tensors in parts.items():
+                if not all(torch.isfinite(tensor).all() for tensor in tensors):
+                    raise NonFiniteError(
+                        f"NaN or infinity in layer {layer} of {self.model.name} ({part}); check "
+                        "the weights or use --dtype float32"
+                    )
 
-    def attention(self, layer: int, state_BTD: torch.Tensor, added_BTD: torch.Tensor) -> None:
-        self.residual_GT[2 * layer] = state_BTD[0].float().abs().sum(-1)
-        name = self.model.family.attention_post_norm
-        if name:
-            norm = getattr(self.model.blocks[layer], name)
-            self.attention_LHTS[layer] *= inverse_rms(norm, added_BTD[0]).cpu()[None, :, None]
+    def scores(self, shares: bool) -> Scores:
+        if shares:
+            self._divide()
+        return Scores(self.residual_GT.numpy(), self.mlp_LT.numpy(), self.attention_LHTS.numpy())
 
-    def mlp(self, layer: int, state_BTD: torch.Tensor, added_BTD: torch.Tensor) -> None:
-        state_TD, added_TD = state_BTD[0].float(), added_BTD[0].float()
-        if layer == self.model.n_layers - 1:
-            # The prediction reads the last node through the final norm: its linear part applies.
-            norm: Any = self.model.final_norm
-            gain_D = norm.weight.float()
-            scale_T = inverse_rms(norm, state_TD + added_TD)[:, None]
-            state_TD, added_TD = state_TD * gain_D * scale_T, added_TD * gain_D * scale_T
-        self.residual_GT[2 * layer + 1] = state_TD.abs().sum(-1)
-        self.mlp_LT[layer] = added_TD.abs().sum(-1)
-
-
-def inverse_rms(norm: Any, state_TD: torch.Tensor) -> torch.Tensor:
-    """1 / rms [T] with the norm's own epsilon: an RMSNorm linearised at `state_TD`."""
-    return torch.rsqrt(state_TD.float().pow(2).mean(-1) + norm.variance_epsilon)
+    def _divide(self) -> None:
+        """Divide by the sum over each target's incoming edges; 0 where that sum is 0."""
+        heads_LT = self.attention_LHTS.sum(dim=(1, 3))
+        if self.model.parallel:
+            mid_LT = post_LT = _inverse(self.residual_GT + heads_LT + self.mlp_LT)
+            self.residual_GT *= post_LT
+        else:
+            mid_LT = _inverse(self.residual_GT[0::2] + heads_LT)
+            post_LT = _inverse(self.residual_GT[1::2] + self.mlp_LT)
+            self.residual_GT[0::2] *= mid_LT
+            self.residual_GT[1::2] *= post_LT
+        self.mlp_LT *= post_LT
+        self.attention_LHTS *= mid_LT[:, None, :, None]
 
 
-def l1_scores(model: TracedModel, ids_T: torch.Tensor) -> tuple[Scores, torch.Tensor]:
-    """Scores of one input, and its final residual state [1, T, D].
-
-    ids_T: token ids. Raises NonFiniteError naming the first layer whose states are not finite.
-    """
-    observer = _L1Observer(model, len(ids_T))
-    state_BTD = run_layers(model, ids_T[None].to(model.device), observer=observer)
-    finite_G = torch.isfinite(observer.residual_GT).all(dim=1)
-    finite_G[0::2] &= torch.isfinite(observer.attention_LHTS).all(dim=(1, 2, 3))
-    finite_G[1::2] &= torch.isfinite(observer.mlp_LT).all(dim=1)
-    if not finite_G.all():
-        level = int((~finite_G).nonzero()[0])
-        raise NonFiniteError(
-            f"NaN or infinity in layer {level // 2} of {model.name} "
-            f"({'mlp' if level % 2 else 'attention'}); check the weights or use --dtype float32"
-        )
-    return _shares(observer), state_BTD
+def _inverse(total_LT: torch.Tensor) -> torch.Tensor:
+    return torch.where(total_LT > 0, 1 / total_LT, 0)
 
 
-def _shares(observer: _L1Observer) -> Scores:
-    """Weights divided by the sum over each target's incoming edges; 0 where that sum is 0."""
-    residual_GT, mlp_LT = observer.residual_GT, observer.mlp_LT
-    total_mid_LT = residual_GT[0::2] + observer.attention_LHTS.sum(dim=(1, 3))
-    total_post_LT = residual_GT[1::2] + mlp_LT
-    scale_mid_LT = torch.where(total_mid_LT > 0, 1 / total_mid_LT, 0)
-    scale_post_LT = torch.where(total_post_LT > 0, 1 / total_post_LT, 0)
-    residual_GT[0::2] *= scale_mid_LT
-    residual_GT[1::2] *= scale_post_LT
-    observer.attention_LHTS *= scale_mid_LT[:, None, :, None]
-    return Scores(
-        residual_GT=residual_GT.numpy(),
-        mlp_LT=(mlp_LT * scale_post_LT).numpy(),
-        attention_LHTS=observer.attention_LHTS.numpy(),
-    )
+class _Streamed:
+    """Weighs every layer as soon as it is seen."""
+
+    def __init__(self, weights: _Weights, name: str) -> None:
+        self.weights = weights
+        self.weigh = _WEIGH[name]
+
+    def layer(self, record: LayerRecord) -> None:
+        for edges in incoming_edges(self.weights.model, record):
+            for cell, weight in zip(self.weights.cells(edges), self.weigh(edges), strict=True):
+                if cell is not None:
+                    cell[:] = weight
+
+
+class _Records:
+    """Keeps every layer, for scorers that look back from the output."""
+
+    def __init__(self) -> None:
+        self.records: list[LayerRecord] = []
+
+    def layer(self, record: LayerRecord) -> None:
+        self.records.append(record)
+
+
+Weighed = Sequence[torch.Tensor | None]
+"""Weights of one level's edges: residual [T], mlp [T], attention [H, T, S]."""
+
+
+def _lengths(edges: Incoming, order: int) -> Weighed:
+    direct = [
+        None if v_TD is None else torch.linalg.vector_norm(v_TD, order, dim=-1)
+        for v_TD in (edges.residual_TD, edges.mlp_TD)
+    ]
+    return [*direct, None if edges.attention is None else edges.attention.norms(order)]
+
+
+def _proximity(edges: Incoming) -> Weighed:
+    """max(||y|| - ||v - y||, 0) in the l1 norm, y the node's value (IFR, equation 3)."""
+    y_TD = edges.value_TD
+    y_T = y_TD.abs().sum(-1)
+
+    def near(vector_TXD: torch.Tensor, targets: slice) -> torch.Tensor:
+        distance_TX = (vector_TXD - y_TD[targets, None]).abs().sum(-1)
+        return (y_T[targets, None] - distance_TX).clamp(min=0)
+
+    direct = [
+        None if v_TD is None else near(v_TD[:, None], slice(None))[:, 0]
+        for v_TD in (edges.residual_TD, edges.mlp_TD)
+    ]
+    attention = edges.attention
+    return [*direct, None if attention is None else attention.reduce(near, len(y_TD))]
+
+
+def _projection(edges: Incoming) -> Weighed:
+    """max(<v, y>, 0) / ||y|| + 0.02 ||v||, y the node's value."""
+    y_TD = edges.value_TD
+    y_T = torch.linalg.vector_norm(y_TD, dim=-1)
+    unit_T = torch.where(y_T > 0, 1 / y_T, 0)
+    direct = [
+        None if v_TD is None else (v_TD * y_TD).sum(-1).clamp(min=0) * unit_T
+        for v_TD in (edges.residual_TD, edges.mlp_TD)
+    ]
+    attention = edges.attention
+    along = None if attention is None else attention.along(y_TD).clamp(min=0) * unit_T[:, None]
+    return [
+        None if part is None or length is None else part + PROJECTION_FLOOR * length
+        for part, length in zip((*direct, along), _lengths(edges, 2), strict=True)
+    ]
+
+
+_WEIGH: dict[str, Callable[[Incoming], Weighed]] = {
+    "l1": partial(_lengths, order=1),
+    "l2": partial(_lengths, order=2),
+    "proximity": _proximity,
+    "projection": _projection,
+}
+
+
+def _weigh_gradients(weights: _Weights, records, logits_BV, probes: int, seed: int) -> None:
+    """|<dm/dy, v>| with m the log-probability of the top token; with probes, the root mean square
+    of <d(z . logits)/dy, v> over probes z whose covariance is the Fisher information of the
+    logits."""
+    nodes = [
+        node for record in records for node in (record.mid_BTD, record.out_BTD) if node is not None
+    ]
+    log_p_V = torch.log_softmax(logits_BV[0], dim=-1)
+    if probes:
+        targets = [(z_V * logits_BV[0]).sum() for z_V in _fisher_probes(log_p_V, probes, seed)]
+    else:
+        targets = [log_p_V.max()]
+    for target in targets:
+        gradients = torch.autograd.grad(target, nodes, retain_graph=target is not targets[-1])
+        level = iter(gradients)
+        for record in records:
+            for edges in incoming_edges(weights.model, record, final_norm=False):
+                direction_TD = next(level)[0].float()
+                found = _along(edges, direction_TD)
+                for cell, part in zip(weights.cells(edges), found, strict=True):
+                    if cell is not None and part is not None:
+                        torch.hypot(cell, part.to(cell.device), out=cell)
+    for tensor in (weights.residual_GT, weights.mlp_LT, weights.attention_LHTS):
+        tensor /= len(targets) ** 0.5
+
+
+def _fisher_probes(log_p_V: torch.Tensor, probes: int, seed: int) -> torch.Tensor:
+    """z [P, V] = sqrt(p) (eps - <eps, sqrt p> sqrt p), eps ~ N(0, I)."""
+    generator = torch.Generator().manual_seed(seed)
+    eps_PV = torch.randn(probes, len(log_p_V), generator=generator).to(log_p_V.device)
+    root_V = (0.5 * log_p_V.detach()).exp()
+    return root_V * (eps_PV - (eps_PV @ root_V)[:, None] * root_V)
+
+
+def _along(edges: Incoming, direction_TD: torch.Tensor) -> Weighed:
+    direct = [
+        None if v_TD is None else (v_TD.detach() * direction_TD).sum(-1)
+        for v_TD in (edges.residual_TD, edges.mlp_TD)
+    ]
+    return [*direct, None if edges.attention is None else edges.attention.along(direction_TD)]

@@ -8,13 +8,21 @@ from typing import Any, NamedTuple
 
 from graphtrace.archive_write import ArchiveWriter, Keep, failure_key, keep_count, parse_keep
 from graphtrace.corpus import read_corpus, texts_as_inputs
-from graphtrace.errors import InputError, NonFiniteError
+from graphtrace.errors import InputError, ModelMemoryError, NonFiniteError
 from graphtrace.loading import load_model
 from graphtrace.models import TracedModel
 from graphtrace.progress import progress
+from graphtrace.reference_means import ReferenceMeans
 from graphtrace.tokenizing import tokenize
 from graphtrace.traces import Input
-from graphtrace.tracing import DEFAULTS, TraceOptions, layout_of, planned_id, trace_tokens
+from graphtrace.tracing import (
+    DEFAULTS,
+    TraceOptions,
+    as_evaluation,
+    layout_of,
+    planned_id,
+    trace_tokens,
+)
 
 
 class ExtractResult(NamedTuple):
@@ -34,8 +42,13 @@ def extract(
     archive: str | Path = "traces/archive",
     *,
     scorer: str = DEFAULTS.scorer,
+    search: str = DEFAULTS.search,
     seed: int = DEFAULTS.seed,
     sizes: Iterable[float] = DEFAULTS.sizes,
+    mode: str = DEFAULTS.evaluation.mode,
+    ablation: str = DEFAULTS.evaluation.ablation,
+    ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
+    means: ReferenceMeans | str | None = None,
     keep: Keep | str | float | None = None,
     retry_failed: bool = False,
     show_progress: bool = False,
@@ -46,13 +59,15 @@ def extract(
     inputs: Inputs or texts, or the path of a corpus file. keep: how many edges the archive keeps,
     see `archive_write.parse_keep`. An input that cannot be traced is recorded as failed and the
     run goes on; later runs pass over it unless `retry_failed`. A trace that is there with fewer
-    edges than `keep` asks for is traced again. stop: set it (from a signal handler)
+    edges than `keep` asks for, or without a curve of the kind of evaluation that is asked for, is
+    traced again; curves that it has are kept. stop: set it (from a signal handler)
     to end after the input at hand.
 
     Raises ModelError, CorpusError, ArchiveError, StorageFullError; what was committed is kept.
     """
     traced_model = model if isinstance(model, TracedModel) else load_model(model)
-    options = TraceOptions(scorer, seed, tuple(sizes))
+    evaluation = as_evaluation(mode, ablation, ablate, means)
+    options = TraceOptions(scorer, search, seed, tuple(sizes), evaluation)
     todo = _as_inputs(inputs)
     keep = parse_keep(keep)
     settings = options.settings(traced_model).id
@@ -84,7 +99,7 @@ def _trace_one(model, input_, options, keep, writer, key, result) -> None:
             result.present.append(trace_id)
             return
         trace = trace_tokens(model, tokens, options)
-    except (InputError, NonFiniteError) as error:
+    except (InputError, NonFiniteError, ModelMemoryError) as error:
         writer.fail(key, input_.name, model.info.id, error)
         result.failed.append((input_.name, str(error)))
         return

@@ -75,7 +75,7 @@ def extract(
     from graphtrace.study import extract as extract_inputs
     from graphtrace.tracing import DEFAULTS, TraceOptions
 
-    options = TraceOptions(scorer, seed, grid or DEFAULTS.sizes)
+    options = TraceOptions(scorer=scorer, seed=seed, sizes=grid or DEFAULTS.sizes)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     result = extract_inputs(
