@@ -178,9 +178,9 @@ def run_model(
     try:
         with _attention_function(model.config), _own_blocks(run), torch.set_grad_enabled(grad):
             out = model.causal_lm(input_ids=ids_BT, use_cache=False, logits_to_keep=1)
+            return out.logits[:, -1].float()
     finally:
         _pass.reset(token)
-    return out.logits[:, -1].float()
 
 
 @contextmanager

@@ -90,18 +90,15 @@ def score_edges(
         observer = _Records()
         with facts:
             logits_BV = run_model(model, ids_BT, observer=observer, grad=True)
-        _weigh_gradients(
-            weights, observer.records, logits_BV, probes if name == "fisher" else 0, seed
-        )
+        observer.check(model, logits_BV)
+        n_probes = probes if name == "fisher" else 0
+        _weigh_gradients(weights, observer.records, logits_BV, n_probes, seed)
     else:
         observer = _Streamed(weights, "l1" if name == "random" else name)
         with facts:
             logits_BV = run_model(model, ids_BT, observer=observer)
+        observer.check(model, logits_BV)
     weights.check()
-    if not torch.isfinite(logits_BV).all():
-        raise NonFiniteError(
-            f"NaN or infinity in the logits of {model.name}; check the final norm and the head"
-        )
     return Scored(weights.scores(shares), logits_BV.detach(), facts.found())
 
 
@@ -125,20 +122,13 @@ class _Weights:
         ]
 
     def check(self) -> None:
-        """Raise NonFiniteError naming the first layer with a weight that is no number."""
-        parallel = self.model.parallel
-        for layer in range(self.model.n_layers):
-            mid, out = (layer, layer) if parallel else (2 * layer, 2 * layer + 1)
-            parts = {
-                "attention": (self.residual_GT[mid], self.attention_LHTS[layer]),
-                "mlp": (self.residual_GT[out], self.mlp_LT[layer]),
-            }
-            for part, tensors in parts.items():
-                if not all(torch.isfinite(tensor).all() for tensor in tensors):
-                    raise NonFiniteError(
-                        f"NaN or infinity in layer {layer} of {self.model.name} ({part}); check "
-                        "the weights or use --dtype float32"
-                    )
+        """Raise NonFiniteError where finite states have weights that are not: beyond float32."""
+        for tensor in (self.residual_GT, self.mlp_LT, self.attention_LHTS):
+            if not torch.isfinite(tensor).all():
+                raise NonFiniteError(
+                    f"the scores of {self.model.name} are beyond float32 for this input; its "
+                    "states are finite, so check for very large weights"
+                )
 
     def scores(self, shares: bool) -> Scores:
         if shares:
@@ -164,27 +154,57 @@ def _inverse(total_LT: torch.Tensor) -> torch.Tensor:
     return torch.where(total_LT > 0, 1 / total_LT, 0)
 
 
-class _Streamed:
+class _Finite:
+    """Remembers of every layer whether its states are numbers, without waiting for a device."""
+
+    def __init__(self) -> None:
+        self.finite: list[tuple[int, str, torch.Tensor]] = []
+
+    def layer(self, record: LayerRecord) -> None:
+        """Look at one layer."""
+        for part, state in (("attention", record.attention_BTD), ("mlp", record.mlp_BTD)):
+            self.finite.append((record.layer, part, torch.isfinite(state).all()))
+        self.finite.append((record.layer, "sum", torch.isfinite(record.out_BTD).all()))
+
+    def check(self, model: TracedModel, logits_BV: torch.Tensor) -> None:
+        """Raise NonFiniteError naming the first layer with NaN or infinity."""
+        for layer, part, finite in self.finite:
+            if not finite:
+                raise NonFiniteError(
+                    f"NaN or infinity in layer {layer} of {model.name} ({part}); check the "
+                    "weights or use --dtype float32"
+                )
+        if not torch.isfinite(logits_BV).all():
+            raise NonFiniteError(
+                f"NaN or infinity in the logits of {model.name}; check the final norm and the head"
+            )
+
+
+class _Streamed(_Finite):
     """Weighs every layer as soon as it is seen."""
 
     def __init__(self, weights: _Weights, name: str) -> None:
+        super().__init__()
         self.weights = weights
         self.weigh = _WEIGH[name]
 
     def layer(self, record: LayerRecord) -> None:
+        super().layer(record)
         for edges in incoming_edges(self.weights.model, record):
             for cell, weight in zip(self.weights.cells(edges), self.weigh(edges), strict=True):
                 if cell is not None:
                     cell[:] = weight
 
 
-class _Records:
+class _Records(_Finite):
     """Keeps every layer, for scorers that look back from the output."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.records: list[LayerRecord] = []
 
     def layer(self, record: LayerRecord) -> None:
+        super().layer(record)
         self.records.append(record)
 
 
@@ -242,6 +262,7 @@ _WEIGH: dict[str, Callable[[Incoming], Weighed]] = {
 }
 
 
+@torch.no_grad()
 def _weigh_gradients(weights: _Weights, records, logits_BV, probes: int, seed: int) -> None:
     """|<dm/dy, v>| with m the log-probability of the top token; with probes, the root mean square
     of <d(z . logits)/dy, v> over probes z whose covariance is the Fisher information of the
@@ -249,18 +270,19 @@ def _weigh_gradients(weights: _Weights, records, logits_BV, probes: int, seed: i
     nodes = [
         node for record in records for node in (record.mid_BTD, record.out_BTD) if node is not None
     ]
-    log_p_V = torch.log_softmax(logits_BV[0], dim=-1)
-    if probes:
-        targets = [(z_V * logits_BV[0]).sum() for z_V in _fisher_probes(log_p_V, probes, seed)]
-    else:
-        targets = [log_p_V.max()]
+    with torch.enable_grad():
+        log_p_V = torch.log_softmax(logits_BV[0], dim=-1)
+        if probes:
+            probes_PV = _fisher_probes(log_p_V.detach(), probes, seed)
+            targets = [(z_V * logits_BV[0]).sum() for z_V in probes_PV]
+        else:
+            targets = [log_p_V.max()]
     for target in targets:
         gradients = torch.autograd.grad(target, nodes, retain_graph=target is not targets[-1])
         level = iter(gradients)
         for record in records:
             for edges in incoming_edges(weights.model, record, final_norm=False):
-                direction_TD = next(level)[0].float()
-                found = _along(edges, direction_TD)
+                found = _along(edges, next(level)[0].float())
                 for cell, part in zip(weights.cells(edges), found, strict=True):
                     if cell is not None and part is not None:
                         torch.hypot(cell, part.to(cell.device), out=cell)
@@ -272,13 +294,13 @@ def _fisher_probes(log_p_V: torch.Tensor, probes: int, seed: int) -> torch.Tenso
     """z [P, V] = sqrt(p) (eps - <eps, sqrt p> sqrt p), eps ~ N(0, I)."""
     generator = torch.Generator().manual_seed(seed)
     eps_PV = torch.randn(probes, len(log_p_V), generator=generator).to(log_p_V.device)
-    root_V = (0.5 * log_p_V.detach()).exp()
+    root_V = (0.5 * log_p_V).exp()
     return root_V * (eps_PV - (eps_PV @ root_V)[:, None] * root_V)
 
 
 def _along(edges: Incoming, direction_TD: torch.Tensor) -> Weighed:
     direct = [
-        None if v_TD is None else (v_TD.detach() * direction_TD).sum(-1)
+        None if v_TD is None else (v_TD * direction_TD).sum(-1)
         for v_TD in (edges.residual_TD, edges.mlp_TD)
     ]
     return [*direct, None if edges.attention is None else edges.attention.along(direction_TD)]
