@@ -15,7 +15,7 @@ from graphtrace.evaluation import kept_edges, masked_logits
 from graphtrace.layout import GraphLayout
 from graphtrace.loading import load_model
 from graphtrace.ranking import best_first_ranks
-from graphtrace.scoring import l1_scores
+from graphtrace.scoring import score_edges
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.tracing import trace
 
@@ -26,7 +26,7 @@ def extraction(model_name: str = "demo", n_tokens: int = 24, rounds: int = 11) -
     rng = np.random.default_rng(0)
     ids = torch.as_tensor(rng.integers(10, model.config.vocab_size, n_tokens))
     layout = GraphLayout(n_tokens, model.n_layers, model.n_heads, windows=model.windows)
-    score = flatten_edges(layout, l1_scores(model, ids)[0])
+    score = flatten_edges(layout, score_edges(model, ids).scores)
     rank = best_first_ranks(layout, score)
     k = kept_edges(np.array(SIZE_GRID), layout.n_edges)
 
@@ -36,7 +36,7 @@ def extraction(model_name: str = "demo", n_tokens: int = 24, rounds: int = 11) -
 
     parts = {
         "forward": forward,
-        "scoring": lambda: l1_scores(model, ids),
+        "scoring": lambda: score_edges(model, ids),
         "ranking": lambda: best_first_ranks(layout, score),
         "evaluation of 26 sizes": lambda: masked_logits(model, ids, layout, rank, k),
         "whole trace": lambda: trace(model, ids.tolist()),
