@@ -13,7 +13,7 @@ from oracles import best_first
 from tiny_models import TINY, tiny_model
 
 import graphtrace as gt
-from graphtrace import schema
+from graphtrace import evaluation, schema
 from graphtrace.analysis.stats import gini
 from graphtrace.errors import (
     EmptyTextError,
@@ -143,10 +143,10 @@ def test_a_trace_is_what_the_oracles_say(name):
     assert trace.curve.size[-1] == 1
     assert trace.predicted_id == int(np.argmax(full))
     counts = trace.component_counts
-    assert counts.shape == (len(trace.curve.k), len(schema.components(3, 4, False)))
+    assert counts.shape == (len(trace.curve.k), len(schema.components(3, 4, layout.parallel)))
     np.testing.assert_array_equal(counts.sum(axis=1), trace.curve.k)
     in_use = trace.components(f"k:{trace.curve.k[2]}").set_index("component")["n_edges"]
-    names = [c[0] for c in schema.components(3, 4, False)]
+    names = [c[0] for c in schema.components(3, 4, layout.parallel)]
     assert dict(zip(names, counts[2], strict=True)) == {name: in_use.get(name, 0) for name in names}
 
 
@@ -168,6 +168,21 @@ def test_the_same_input_gives_the_same_trace_and_row():
     again = Trace.from_row(one.to_row())
     assert again.id == one.id
     assert again.density == one.density
+
+
+@pytest.mark.parametrize("scorer", ["l1", "fisher:2", "random"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "mixtral"])
+def test_ranks_do_not_depend_on_what_is_computed_beside_them(name, scorer, monkeypatch):
+    model = gt.load_model(tiny_model(name))
+    texts = [IDS[:n] for n in (3, len(IDS), 5)]
+    alone = [gt.trace(model, text, scorer=scorer) for text in texts]
+    monkeypatch.setattr(evaluation, "MASK_BYTES", 1)  # one evaluation at a time
+    beside = list(gt.trace_many(model, reversed(texts), scorer=scorer))[::-1]
+    for one, other in zip(alone, beside, strict=True):
+        assert one.id == other.id
+        for mine, theirs in zip(one.ranked, other.ranked, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_allclose(one.curve.tv, other.curve.tv, atol=5e-6)
 
 
 def test_the_random_baseline_is_seeded_and_says_so():
@@ -198,7 +213,7 @@ def test_errors():
         gt.trace(hf, [31])
     with pytest.raises(OptionError, match="without a tokenizer"):
         gt.trace(hf, "some text")
-    with pytest.raises(OptionError, match="l1, random"):
+    with pytest.raises(OptionError, match="l1, l2, proximity"):
         gt.trace(hf, IDS, scorer="l3")
     with pytest.raises(OptionError, match=r"\(0, 1\]"):
         gt.trace(hf, IDS, sizes=[0.0, 0.5])
@@ -217,7 +232,7 @@ def test_an_unsupported_family_is_named_with_those_that_are():
     config = GPTNeoConfig(
         vocab_size=11, hidden_size=8, num_layers=1, num_heads=1, attention_types=[[["global"], 1]]
     )
-    with pytest.raises(UnsupportedFamilyError, match=r"GPTNeoForCausalLM.*llama, mistral, olmo2"):
+    with pytest.raises(UnsupportedFamilyError, match=r"GPTNeoForCausalLM.*llama, mistral, mixtral"):
         gt.load_model(GPTNeoForCausalLM(config).eval())
 
 
