@@ -192,7 +192,7 @@ class _Streamed(_Finite):
         super().layer(record)
         for edges in incoming_edges(self.weights.model, record):
             for cell, weight in zip(self.weights.cells(edges), self.weigh(edges), strict=True):
-                if cell is not None:
+                if cell is not None and weight is not None:
                     cell[:] = weight
 
 

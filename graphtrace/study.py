@@ -48,7 +48,7 @@ def extract(
     mode: str = DEFAULTS.evaluation.mode,
     ablation: str = DEFAULTS.evaluation.ablation,
     ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
-    means: ReferenceMeans | str | None = None,
+    means: ReferenceMeans | str | Path | None = None,
     keep: Keep | str | float | None = None,
     retry_failed: bool = False,
     show_progress: bool = False,

@@ -9,6 +9,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ DEFAULTS = TraceOptions()
 
 
 def as_evaluation(
-    mode: str, ablation: str, ablate: Iterable[str] | str, means: ReferenceMeans | str | None
+    mode: str, ablation: str, ablate: Iterable[str] | str, means: ReferenceMeans | str | Path | None
 ) -> Evaluation:
     """The Evaluation of plain arguments. ablate: kinds, or their comma-separated list; means:
     ReferenceMeans or the path of their file. Raises OptionError, ModelError."""
@@ -109,7 +110,7 @@ def trace(
     mode: str = DEFAULTS.evaluation.mode,
     ablation: str = DEFAULTS.evaluation.ablation,
     ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
-    means: ReferenceMeans | str | None = None,
+    means: ReferenceMeans | str | Path | None = None,
     continuation: str | None = None,
 ) -> Trace:
     """Trace the prediction of the token that follows `text`.
@@ -138,7 +139,7 @@ def trace_many(
     mode: str = DEFAULTS.evaluation.mode,
     ablation: str = DEFAULTS.evaluation.ablation,
     ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
-    means: ReferenceMeans | str | None = None,
+    means: ReferenceMeans | str | Path | None = None,
 ) -> Iterator[Trace]:
     """Trace each text in turn: the same traces as one by one."""
     traced_model = model if isinstance(model, TracedModel) else load_model(model)

@@ -230,7 +230,13 @@ def test_the_command_line_has_the_librarys_defaults():
     given = {parameter.name: parameter.default for parameter in command.params}
     library = inspect.signature(gt.extract).parameters
     assert (given["scorer"], given["seed"]) == (DEFAULTS.scorer, DEFAULTS.seed)
-    for name in ("scorer", "seed", "keep", "archive", "retry_failed"):
+    evaluation = DEFAULTS.evaluation
+    assert (given["search"], given["mode"]) == (DEFAULTS.search, evaluation.mode)
+    assert (given["ablation"], given["ablate"]) == (
+        evaluation.ablation,
+        ",".join(evaluation.ablate),
+    )
+    for name in ("scorer", "seed", "keep", "archive", "retry_failed", "search", "mode", "ablation"):
         assert str(given[name]) == str(library[name].default), name
 
 

@@ -37,7 +37,31 @@ def extract(
         str | None,
         typer.Option(help="Store folder [default: $GRAPHTRACE_STORE or traces/store]."),
     ] = None,
-    scorer: Annotated[str, typer.Option(help="l1, or random: the paper's baseline.")] = "l1",
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help="l1 (the paper's), l2, proximity, gradient, projection, fisher (fisher:4 with 4 "
+            "probes), or random: the paper's baseline."
+        ),
+    ] = "l1",
+    search: Annotated[
+        str, typer.Option(help="best-first (the paper's), flow or path.")
+    ] = "best-first",
+    mode: Annotated[
+        str,
+        typer.Option(help="What is measured: sufficiency keeps the trace, necessity drops it."),
+    ] = "sufficiency",
+    ablation: Annotated[
+        str,
+        typer.Option(help="What a dropped edge contributes: zero, renormalise or mean."),
+    ] = "zero",
+    ablate: Annotated[
+        str, typer.Option(help="Kinds of edges that are masked at all.")
+    ] = "residual,mlp,attention",
+    means: Annotated[
+        Path | None,
+        typer.Option(help="Reference means for --ablation mean, from `reference-means`."),
+    ] = None,
     sizes: Annotated[
         str | None, typer.Option(help="Comma-separated sizes of the curve, fractions of |E|.")
     ] = None,
@@ -73,9 +97,10 @@ def extract(
     # What is wrong with the options is said before a model is loaded.
     from graphtrace.loading import load_model
     from graphtrace.study import extract as extract_inputs
-    from graphtrace.tracing import DEFAULTS, TraceOptions
+    from graphtrace.tracing import DEFAULTS, TraceOptions, as_evaluation
 
-    options = TraceOptions(scorer=scorer, seed=seed, sizes=grid or DEFAULTS.sizes)
+    evaluation = as_evaluation(mode, ablation, ablate, means)
+    options = TraceOptions(scorer, search, seed, grid or DEFAULTS.sizes, evaluation)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     result = extract_inputs(
@@ -83,8 +108,13 @@ def extract(
         inputs,
         archive,
         scorer=options.scorer,
+        search=options.search,
         seed=options.seed,
         sizes=options.sizes,
+        mode=mode,
+        ablation=ablation,
+        ablate=ablate,
+        means=evaluation.means,
         keep=rule,
         retry_failed=retry_failed,
         show_progress=True,
