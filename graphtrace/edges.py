@@ -15,9 +15,7 @@ from graphtrace.scoring import Scores
 
 
 @numba.njit(cache=True)
-def _walk(
-    first_position, windows, parallel, residual_GT, mlp_LT, attention_LHTS, flat_E, to_flat
-):
+def _walk(first_position, windows, parallel, residual_GT, mlp_LT, attention_LHTS, flat_E, to_flat):
     """Visit all edges in canonical order, copying tensors -> flat or flat -> tensors."""
     edge = 0
     n_levels, n_tokens, n_heads = len(first_position), mlp_LT.shape[1], attention_LHTS.shape[1]

@@ -11,6 +11,8 @@ q(e) = min{r > tau(v) : priority of the r-th discovery <= priority of e}, and th
 q ascending, then by priority descending. So: (1) Prim's algorithm over nodes gives tau and the
 discoveries; (2) a stable radix sort of the edges, listed by tau(target), gives the priorities;
 (3) a binary search on the chain of running minima after tau(v) gives q; (4) a counting sort by q.
+
+Scores enter as keys: integers, not negative, that order as the scores do.
 """
 
 import numba
@@ -20,7 +22,7 @@ from graphtrace.layout import GraphLayout
 
 
 @numba.njit(cache=True)
-def _visit_order(offsets, source, score, output):
+def _visit_order(offsets, source, key, output):
     """Prim on nodes: tau of every node (-1: never reached), and the edge that discovers each.
 
     A heap holds, per undiscovered node, the best available edge out of it (lazily, older entries
@@ -31,7 +33,7 @@ def _visit_order(offsets, source, score, output):
     discovery = np.full(n_nodes, -1, np.int64)
     best = np.full(n_nodes, -1, np.int64)
     order = np.empty(n_nodes, np.int64)
-    heap = [(np.float32(0), np.int64(0), np.int64(0))]
+    heap = [(np.int64(0), np.int64(0), np.int64(0))]
     heap.pop()
     node, n_visited = output, 0
     while True:
@@ -41,13 +43,13 @@ def _visit_order(offsets, source, score, output):
         for edge in range(offsets[node], offsets[node + 1]):
             u = source[edge]
             # Strictly better only: among equals the earlier-available edge stays.
-            if tau[u] < 0 and (best[u] < 0 or score[edge] > score[best[u]]):
+            if tau[u] < 0 and (best[u] < 0 or key[edge] > key[best[u]]):
                 best[u] = edge
                 # The edge number alone doesn't order ties between targets: tau(target) does.
-                _heap_push(heap, (-score[edge], tau[node], edge))
+                heap_push(heap, (-np.int64(key[edge]), tau[node], edge))
         found = False
         while len(heap) > 0:
-            _, _, edge = _heap_pop(heap)
+            _, _, edge = heap_pop(heap)
             u = source[edge]
             if tau[u] < 0:
                 discovery[n_visited] = edge
@@ -58,7 +60,8 @@ def _visit_order(offsets, source, score, output):
 
 
 @numba.njit(cache=True)
-def _heap_push(heap, item):
+def heap_push(heap, item):
+    """Add `item` to a list that is a heap, smallest first (compiled code only)."""
     heap.append(item)
     child = len(heap) - 1
     while child > 0:
@@ -71,7 +74,8 @@ def _heap_push(heap, item):
 
 
 @numba.njit(cache=True)
-def _heap_pop(heap):
+def heap_pop(heap):
+    """Remove and return the smallest item of a heap (compiled code only)."""
     last = heap.pop()
     if len(heap) == 0:
         return last
@@ -107,21 +111,25 @@ def _edges_by_visit(offsets, order):
 
 
 @numba.njit(cache=True)
-def _sort_by_score(listed, bits):
-    """`listed` by descending score, stable: radix sort, 11 bits at a time, of non-negative float32
-    bit patterns, which order as integers."""
+def sort_descending(listed, key, n_bits):
+    """`listed` int64 by descending key, stable: radix sort, 11 bits at a time (compiled code only).
+
+    key: integers, not negative, below 2**n_bits; key[i] belongs to item i, listed or not.
+    """
     n = len(listed)
     other = np.empty_like(listed)
-    for shift in (0, 11, 22):
+    for shift in range(0, n_bits, 11):
         count = np.zeros(2049, np.int64)
         for i in range(n):
-            count[2047 - ((bits[listed[i]] >> shift) & 2047) + 1] += 1
+            count[2047 - ((key[listed[i]] >> shift) & 2047) + 1] += 1
+        if n == 0 or count[2047 - ((key[listed[0]] >> shift) & 2047) + 1] == n:
+            continue  # all alike in these bits
         for b in range(2048):
             count[b + 1] += count[b]
         for i in range(n):
-            edge = listed[i]
-            b = 2047 - ((bits[edge] >> shift) & 2047)
-            other[count[b]] = edge
+            item = listed[i]
+            b = 2047 - ((key[item] >> shift) & 2047)
+            other[count[b]] = item
             count[b] += 1
         listed, other = other, listed
     return listed
@@ -173,15 +181,24 @@ def _rank(offsets, order, discovery, sorted_edges, n_edges):
 def best_first_ranks(layout: GraphLayout, score_E: np.ndarray) -> np.ndarray:
     """int64 [E]: the rank of every edge in canonical order.
 
-    score_E: float32, finite and not negative, in the canonical order of `layout`.
+    score_E: float32 or float64, finite and not negative, in the canonical order of `layout`.
     """
-    score_E = np.ascontiguousarray(score_E, np.float32) + np.float32(0)  # -0.0 becomes 0.0
-    assert len(score_E) == layout.n_edges
+    wide = score_E.dtype == np.float64
+    score_E = np.ascontiguousarray(score_E, np.float64 if wide else np.float32)
+    assert np.isfinite(score_E).all()
     assert (score_E >= 0).all()
+    # Bit patterns of floats that are not negative order as the floats do; -0.0 becomes 0.0 first.
+    score_E = score_E + score_E.dtype.type(0)
+    return best_first_by_key(layout, score_E.view(np.int64 if wide else np.int32))
+
+
+def best_first_by_key(layout: GraphLayout, key_E: np.ndarray) -> np.ndarray:
+    """`best_first_ranks` by int32 or int64 keys, not negative, whatever they stand for."""
+    assert key_E.shape == (layout.n_edges,)
     source = source_nodes(layout)
-    order, discovery = _visit_order(layout.offsets, source, score_E, layout.output)
+    order, discovery = _visit_order(layout.offsets, source, key_E, layout.output)
     listed = _edges_by_visit(layout.offsets, order)
-    by_priority = _sort_by_score(listed, score_E.view(np.int32))
+    by_priority = sort_descending(listed, key_E, 8 * key_E.itemsize - 1)
     return _rank(layout.offsets, order, discovery, by_priority, layout.n_edges)
 
 

@@ -62,6 +62,26 @@ def test_scores_over_the_whole_range_of_float32():
     np.testing.assert_array_equal(best_first_ranks(layout, score), oracle(layout, score))
 
 
+@settings(max_examples=100, deadline=None)
+@given(layout=LAYOUTS, seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0, 1e-15, 1, 700]))
+def test_float64_scores_keep_what_float32_would_lose(layout, seed, spread):
+    rng = np.random.default_rng(seed)
+    score = np.exp(spread * rng.uniform(-1, 1, layout.n_edges))
+    score[:: int(rng.integers(3, 9))] = rng.choice([0.0, -0.0, 5e-324])
+    before = score.copy()
+    np.testing.assert_array_equal(best_first_ranks(layout, score), oracle(layout, score))
+    np.testing.assert_array_equal(score, before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layout=LAYOUTS, seed=st.integers(0, 2**32 - 1))
+def test_float64_copies_of_float32_scores_rank_the_same(layout, seed):
+    score = np.random.default_rng(seed).random(layout.n_edges, dtype=np.float32)
+    np.testing.assert_array_equal(
+        best_first_ranks(layout, score.astype(np.float64)), best_first_ranks(layout, score)
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(layout=LAYOUTS, seed=st.integers(0, 2**40))
 def test_random_walk_is_a_walk(layout, seed):
