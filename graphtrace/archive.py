@@ -6,13 +6,11 @@ processes may write meanwhile. Needs no torch.
 
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,9 +25,11 @@ from graphtrace.archive_files import (
     pack_files,
     read_manifest,
 )
+from graphtrace.archive_frame import metadata_of, natural, traces_frame
 from graphtrace.archive_parquet import (
     check_row,
     check_seal,
+    current,
     damaged,
     open_parquet,
     parquet_errors,
@@ -44,19 +44,6 @@ from graphtrace.traces import Trace
 FAILURE_COLUMNS = ("key", "input", "model", "error", "message", "created")
 """Columns of `Archive.failures()`."""
 
-_FIELD_OF = {
-    "name": "input_name",
-    "model": "model_id",
-    "input": "input_id",
-    "text": "input_text",
-    "corpus": "input_corpus",
-    "dtype": "model_dtype",
-    "meta": "input_meta",
-}
-_METADATA = [
-    "format",
-    *(_FIELD_OF.get(name, name) for name in schema.TRACES_COLUMNS if name != "n_tokens"),
-]
 _OPEN_PACKS = 16
 _ATTEMPTS = 5
 
@@ -107,6 +94,9 @@ class Archive:
         for name in pack_files(self.folder):
             if name not in self._packs:
                 self._packs[name] = self._unlisted(name)
+        # A loose file may have been replaced by one with more edges or curves.
+        self._tables = {s: t for s, t in self._tables.items() if isinstance(s, Pack)}
+        self._last = None
         self._index: dict[str, _Place] | None = None
         self._frame: pd.DataFrame | None = None
 
@@ -241,7 +231,7 @@ class Archive:
         raise ArchiveError(f"the files of {self.folder} keep changing; try again")
 
     def _load_metadata(self) -> None:
-        # Packs first: of equal copies the packed one counts, whose file never goes away.
+        # Of copies with as many edges the last written counts, see `ArchiveWriter.write`.
         sources: list[Pack | str] = [*self._packs.values(), *self._loose]
         new = [source for source in sources if source not in self._tables]
         with ThreadPoolExecutor(4) as threads:
@@ -252,14 +242,14 @@ class Archive:
             for source, table in zip(sources, tables, strict=True)
             for group in range(len(table))
         ]
-        frame = _traces_frame(tables)
+        frame = traces_frame(tables)
         best: dict[str, int] = {}
         n_kept = frame["n_kept"].tolist()
         for i, trace in enumerate(frame["id"]):
-            if trace not in best or n_kept[i] > n_kept[best[trace]]:
+            if trace not in best or n_kept[i] >= n_kept[best[trace]]:
                 best[trace] = i
         keys = {
-            i: (corpus, _natural(name), input_, trace)
+            i: (corpus, natural(name), input_, trace)
             for i, corpus, name, input_, trace in frame.loc[
                 list(best.values()), ["corpus", "name", "input", "id"]
             ].itertuples(name=None)
@@ -276,15 +266,15 @@ class Archive:
             else self._loose_path(source)
         )
         with parquet_errors(str(path)), path.open("rb") as file:
-            table = open_parquet(file, str(path)).read(columns=_METADATA, use_threads=False)
+            table = metadata_of(file, str(path))
         if isinstance(source, Pack) and len(table) != source.traces:
             what = f"it holds {len(table)} traces and the manifest says {source.traces}"
             raise damaged(str(path), what)
         if isinstance(source, str) and table["id"].to_pylist() != [source]:
             raise damaged(str(path), f"it holds {table['id'].to_pylist()}")
-        for number in set(table["format"].to_pylist()) - {schema.FORMAT}:
+        for number in set(table["format"].to_pylist()) - set(range(1, schema.FORMAT + 1)):
             raise ArchiveError(f"{path} holds a trace of format {number}; install a newer version")
-        return table.combine_chunks()
+        return table
 
     def _read(self, ids: list[str]) -> list[pa.Table]:
         """The one-row tables of the given traces, each checked against its content hash."""
@@ -314,7 +304,8 @@ class Archive:
                 continue
             path = str(self.folder / PACKS / name)
             with parquet_errors(path):
-                table = self._pack(name).read_row_groups([g for g, _ in here], use_threads=False)
+                groups = [group for group, _ in here]
+                table = current(self._pack(name).read_row_groups(groups, use_threads=False))
                 found |= {trace: table.slice(i, 1) for i, (_, trace) in enumerate(here)}
         for trace, place in wanted:
             path = self.folder / PACKS / place.pack if place.pack else self._loose_path(trace)
@@ -326,7 +317,8 @@ class Archive:
         data = path.read_bytes()
         check_seal(io.BytesIO(data), str(path))
         with parquet_errors(str(path)):
-            return open_parquet(pa.BufferReader(data), str(path)).read(use_threads=False)
+            file = open_parquet(pa.BufferReader(data), str(path))
+            return current(file.read(use_threads=False))
 
     def _loose_path(self, trace: str) -> Path:
         return loose_path(self.folder, trace)
@@ -370,30 +362,3 @@ def open_archive(path: str | Path) -> Archive:
     is read.
     """
     return Archive(path)
-
-
-def _traces_frame(tables: list[pa.Table]) -> pd.DataFrame:
-    """`traces()` from the metadata columns, in the order of the tables' rows."""
-    empty = pa.schema([schema.TRACE.field(name) for name in _METADATA]).empty_table()
-    table = pa.concat_tables([empty, *(found.select(_METADATA) for found in tables)])
-    columns: dict[str, Any] = {}
-    for name in schema.TRACES_COLUMNS:
-        if name == "n_tokens":
-            columns[name] = table["position"].to_numpy().astype(np.int64) + 1
-            continue
-        column = table[_FIELD_OF.get(name, name)]
-        if name == "labels":
-            columns[name] = pd.Series([dict(x) for x in column.to_pylist()], dtype=object)
-        elif name == "seed":
-            columns[name] = pd.array(column.to_pylist(), dtype="Int64")
-        elif pa.types.is_string(column.type):
-            columns[name] = pd.Series(column.to_pylist(), dtype=object)
-        else:
-            columns[name] = column.to_pandas()
-    return pd.DataFrame(columns)
-
-
-def _natural(name: str) -> list[str | int]:
-    """A sort key in which `line-2` comes before `line-10`."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]

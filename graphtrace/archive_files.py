@@ -5,6 +5,7 @@
     packs/<number>.parquet      many traces, one row group each
     failed/<key>.json           what could not be traced
     archive.lock                held while the manifest or the packs change
+    write.lock                  held while a trace is committed
 
 Nothing here knows what a trace means; `archive` reads with it and `archive_write` writes with it.
 """
@@ -27,7 +28,7 @@ from graphtrace.archive_parquet import damaged
 from graphtrace.errors import ArchiveError, StorageFullError
 from graphtrace.files import DISK_FULL, is_alive
 
-MANIFEST, LOCK = "manifest.json", "archive.lock"
+MANIFEST, LOCK, WRITE_LOCK = "manifest.json", "archive.lock", "write.lock"
 LOOSE, PACKS, FAILED = "loose", "packs", "failed"
 ASIDE = "damaged"
 """Where `archive verify --set-aside` puts damaged files."""
@@ -146,10 +147,10 @@ def lock(handle: int, wait: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def archive_lock(folder: Path, wait: bool) -> Iterator[bool]:
-    """Hold the archive's lock; yields False at once where another holds it and not `wait`."""
-    with storage_errors(str(folder / LOCK)):
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+def archive_lock(folder: Path, wait: bool, name: str = LOCK) -> Iterator[bool]:
+    """Hold a lock of the archive; yields False at once where another holds it and not `wait`."""
+    with storage_errors(str(folder / name)):
+        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield lock(handle, wait)
     finally:
@@ -217,7 +218,7 @@ def read_manifest(folder: Path) -> Manifest:
         if number > schema.FORMAT:
             raise ArchiveError(
                 f"{folder} has archive format {number}, written by graphtrace "
-                f"{found.get('version', '?')}; this graphtrace reads format {schema.FORMAT}: "
+                f"{found.get('version', '?')}; this one reads formats up to {schema.FORMAT}: "
                 "install a newer one"
             )
         packs = tuple(

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtrace import schema
+from graphtrace.curve import curve_kind
 from graphtrace.errors import ArchiveDamagedError, ArchiveError
 from graphtrace.layout import EdgeColumns
 from graphtrace.traces import content_hash
@@ -29,6 +30,7 @@ _BLANK = "0" * 64
 _SPLIT = (
     *(f"{name}.list.element" for name in schema.EDGE_FIELDS if name != "edge_kind"),
     "component_counts.list.element",
+    "experts.list.element",
 )
 # Byte streams of small integers and of float32 compress best when split: 7.6 bytes per edge, all
 # included, against 10.8 with Parquet's defaults (13,000 edges of a 32-layer model). No statistics
@@ -42,6 +44,9 @@ _PARQUET: dict[str, Any] = {
     "store_schema": False,
     "write_page_checksum": True,
 }
+
+
+_LONG = (*schema.EDGE_FIELDS, "component_counts", "experts")
 
 
 def table_of(row: dict[str, Any]) -> pa.Table:
@@ -74,7 +79,7 @@ def row_of(table: pa.Table, index: int = 0) -> dict[str, Any]:
     row = {}
     for entry, column in zip(table.schema, table.columns, strict=True):
         value = column[index]
-        long = entry.name in schema.EDGE_FIELDS or entry.name == "component_counts"
+        long = entry.name in _LONG and value.is_valid
         row[entry.name] = value.values.to_numpy(zero_copy_only=False) if long else value.as_py()
     return row
 
@@ -166,10 +171,10 @@ def damaged(shown: str, what: str, advice: str = RESTORE) -> ArchiveDamagedError
 
 def open_parquet(source: Any, shown: str, columns: bool = True) -> pq.ParquetFile:
     """A ParquetFile with page checksums verified. Raises ArchiveDamagedError where its footer
-    cannot be read or, with `columns`, its schema is not `schema.TRACE`."""
+    cannot be read or, with `columns`, its columns are those of no format."""
     with parquet_errors(shown):
         file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
-        if columns and not file.schema_arrow.equals(schema.TRACE):
+        if columns and format_of(file.schema_arrow) is None:
             here, there = ({x.name: x for x in s} for s in (file.schema_arrow, schema.TRACE))
             unlike = {
                 name
@@ -179,6 +184,58 @@ def open_parquet(source: Any, shown: str, columns: bool = True) -> pq.ParquetFil
             names = ", ".join(sorted(unlike)) or "their order"
             raise ValueError(f"its columns are not those of format {schema.FORMAT} ({names})")
         return file
+
+
+def format_of(columns: pa.Schema) -> int | None:
+    """The format that has exactly these columns, None where none has."""
+    formats = {1: schema.TRACE_1, schema.FORMAT: schema.TRACE}
+    return next((number for number, known in formats.items() if columns.equals(known)), None)
+
+
+def current(table: pa.Table) -> pa.Table:
+    """Rows of any format as rows of `schema.TRACE`: null for what an earlier format lacks."""
+    if not table.schema.equals(schema.TRACE_1):
+        return table
+    n, fields = len(table), list(schema.TRACE.field("curves").type.value_type)
+    found: dict[str, Any] = {name: table[name] for name in table.column_names}
+    found["format"] = pa.array([schema.FORMAT] * n, pa.int32())
+    lists = table["curves"].combine_chunks()
+    starts = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
+    curves = lists.flatten()
+    parts = dict(zip([field.name for field in curves.type], curves.flatten(), strict=True))
+    parts["reference"] = pa.nulls(len(curves), pa.string())
+    structs = pa.StructArray.from_arrays([parts[field.name] for field in fields], fields=fields)
+    found["curves"] = pa.ListArray.from_arrays(starts.astype(np.int32), structs)
+    for field in schema.TRACE:
+        found.setdefault(field.name, pa.nulls(n, field.type))
+    return pa.Table.from_arrays([found[name] for name in schema.TRACE.names], schema=schema.TRACE)
+
+
+_KIND_PARTS = ("mode", "ablation", "ablate", "reference")
+
+
+def read_metadata(file: pq.ParquetFile, names: Collection[str]) -> pa.Table:
+    """Some columns of all rows, without reading more; null for what an earlier format lacks.
+
+    names: columns of `schema.TRACE`; in place of `curves` comes the list of their kinds
+    (`Curve.kind`), first curve first.
+    """
+    leaves = [f"curves.list.element.{part}" for part in _KIND_PARTS] if "curves" in names else []
+    wanted = [*(name for name in names if name != "curves"), *leaves]
+    table = file.read(columns=wanted, use_threads=False).combine_chunks()
+    columns = {}
+    for name in names:
+        if name == "curves":
+            kinds = [
+                [curve_kind(**curve) for curve in curves or ()]
+                for curves in table[name].to_pylist()
+            ]
+            columns[name] = pa.array(kinds, pa.list_(pa.string()))
+        elif name in table.column_names:
+            columns[name] = table[name]
+        else:
+            columns[name] = pa.nulls(len(table), schema.TRACE.field(name).type)
+    return pa.table(columns)
 
 
 def edges_of(table: pa.Table) -> EdgeColumns:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,9 @@ from graphtrace.archive_files import (
 from graphtrace.archive_parquet import (
     check_row,
     check_seal,
+    current,
     edges_of,
+    format_of,
     open_parquet,
     parquet_errors,
     row_of,
@@ -44,7 +47,7 @@ from graphtrace.errors import ArchiveDamagedError, ArchiveError
 from graphtrace.layout import EdgeColumns, GraphLayout
 from graphtrace.traces import Trace, content_hash
 
-_OPTIONAL = ("target_id", "target", "foil_id", "foil", "loss")
+_OPTIONAL = ("target_id", "target", "foil_id", "foil", "loss", "experts", "mlp_active_share")
 NULLABLE = frozenset(("model_windows", "input_continuation", "seed", *_OPTIONAL))
 """Fields of `schema.TRACE` that may be null."""
 
@@ -100,7 +103,9 @@ def set_aside_damaged(folder: str | Path) -> pd.DataFrame:
                     sync_folder((folder / file).parent)
     with ArchiveWriter(folder) as writer:
         for table in saved:
-            if not writer.has(table["id"][0].as_py(), table["n_kept"][0].as_py()):
+            row = row_of(table)
+            kinds = [curve.kind for curve in Trace.from_row(row).curves]
+            if not writer.has(row["id"], row["n_kept"], kinds):
                 writer.write_table(table)
     return problems
 
@@ -189,9 +194,10 @@ def _row_problems(
     except ArchiveDamagedError as error:
         yield _short(error)
         return
-    if table["format"][0].as_py() != schema.FORMAT:
-        yield f"has format {table['format'][0].as_py()}, not {schema.FORMAT}"
+    if table["format"][0].as_py() != format_of(table.schema):
+        yield f"has format {table['format'][0].as_py()}, not {format_of(table.schema)}"
         return
+    table = current(table)
     nulls = [name for name in table.column_names if table[name].null_count]
     for name in nulls:
         if name not in NULLABLE:
@@ -208,6 +214,15 @@ def _row_problems(
                 yield f"{name} is not the {value} that its other fields make"
         if not len(found.token_ids) == len(found.tokens) == len(found.special):
             yield "token_ids, tokens and special differ in length"
+        for name in ("density", "density_normalised"):
+            if not np.isclose(table[name][0].as_py(), getattr(found, name), equal_nan=True):
+                yield f"{name} is not that of the first curve"
+        kinds = [curve.kind for curve in found.curves]
+        for kind in sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            yield f"has {kinds.count(kind)} curves of the kind {kind}"
+        shape = found.layout.n_layers, found.layout.n_heads, found.layout.parallel
+        if found.component_counts.shape[1] != len(schema.components(*shape)):
+            yield f"component_counts is not of {len(schema.components(*shape))} components"
         yield from _edge_problems(found.layout, found.ranked)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         yield f"cannot be a trace: {type(error).__name__}: {error}"
@@ -260,7 +275,7 @@ def _whole_rows(folder: Path, file: str, problems: pd.DataFrame) -> list[pa.Tabl
                     table = _one_row(parquet, group, file)
                     trace = str(table["id"][0].as_py())
                     if trace not in bad and not list(_row_problems(folder, table, file, trace, {})):
-                        found.append(table)
+                        found.append(current(table))
                 except ArchiveDamagedError:
                     continue
     except (ArchiveDamagedError, FileNotFoundError):

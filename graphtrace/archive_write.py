@@ -6,17 +6,17 @@ says in which order, and why no order of events loses a trace.
 """
 
 import json
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
+from graphtrace import schema
 from graphtrace.archive import FAILURE_COLUMNS, Archive
 from graphtrace.archive_files import (
     ASIDE,
@@ -25,30 +25,21 @@ from graphtrace.archive_files import (
     LOOSE,
     MANIFEST,
     PACKS,
+    WRITE_LOCK,
     Manifest,
     Pack,
     archive_lock,
     commit,
-    file_digest,
     loose_ids,
     loose_path,
-    pack_files,
     read_manifest,
     storage_errors,
     sweep,
-    sync_folder,
     write_manifest,
 )
-from graphtrace.archive_parquet import (
-    check_row,
-    check_seal,
-    encode,
-    open_parquet,
-    parquet_errors,
-    seal,
-    table_of,
-    write_parquet,
-)
+from graphtrace.archive_merge import merge_copies
+from graphtrace.archive_pack import Held, adopt, counting, held_traces, pack_loose, read_held
+from graphtrace.archive_parquet import encode, row_of, table_of
 from graphtrace.errors import ArchiveError, OptionError, SizeError
 from graphtrace.sizes import parse_size
 from graphtrace.traces import Trace, short_hash
@@ -59,6 +50,8 @@ PACK_AT = 256
 PACK_AT_END = 16
 """Loose traces that are packed when a writer is closed; fewer stay loose, so that many short
 runs do not leave as many packs."""
+
+_ATTEMPTS = 5
 
 KEEP_SHARE, KEEP_LEAST = 0.01, 5_000
 """What is kept by default: this share of all edges, and at least so many."""
@@ -117,11 +110,11 @@ class ArchiveWriter:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        _make_archive(self.folder)
+        self._format = _make_archive(self.folder)
         with storage_errors(str(self.folder)):
             for part in ("", LOOSE, PACKS, FAILED):
                 sweep(self.folder / part)
-        self._packed: dict[Pack, dict[str, int]] = {}
+        self._packed: dict[Pack, dict[str, Held]] = {}
         self._listed = (0, 0, 0)
         self._n_loose = len(loose_ids(self.folder))
         self._look()
@@ -139,36 +132,87 @@ class ArchiveWriter:
         if len(loose_ids(self.folder)) >= PACK_AT_END:
             self.pack()
 
-    def has(self, trace: str, n_kept: int = 0) -> bool:
-        """Whether the trace of that id is committed, with at least `n_kept` edges, by whichever
-        process."""
-        try:
-            if kept_edges(loose_path(self.folder, trace)).get(trace, -1) >= n_kept:
-                return True
-        except FileNotFoundError:
-            pass
-        self._look()
-        return any(ids.get(trace, -1) >= n_kept for ids in self._packed.values())
+    def has(self, trace: str, n_kept: int = 0, curve_kinds: Collection[str] = ()) -> bool:
+        """Whether the trace of that id is committed, with at least `n_kept` edges and a curve of
+        each of `curve_kinds` (`Curve.kind`), by whichever process."""
+        held = self._held(trace)
+        return held is not None and held.n_kept >= n_kept and set(curve_kinds) <= set(held.kinds)
+
+    def curve_kinds(self, trace: str) -> tuple[str, ...]:
+        """Kinds of the curves that are committed of a trace, the first curve's first; none where
+        the trace is not there."""
+        held = self._held(trace)
+        return () if held is None else held.kinds
 
     def write(self, trace: Trace, n_kept: int | None = None) -> None:
         """Commit a trace with its first `n_kept` edges (all that are at hand by default).
 
-        Where it is there already, the copy with more edges counts from now on, so that an archive
-        can be extracted again with a larger --keep. A failure under its id is cleared.
+        Where it is there already, what was there stays: its curves come first, then those of new
+        kinds; a kind that both have is taken from `trace`, and at least as many edges are kept as
+        were (`archive_merge.merge_copies`). An archive can so be extracted again with a larger
+        --keep or another evaluation. A copy whose ranking differs from what is there takes its
+        place whole unless it has fewer edges; `verify` finds such copies. A failure under the id
+        of the trace is cleared.
         """
+        held = self._held(trace.id)
+        n_kept = trace.n_kept if n_kept is None else n_kept
+        if held is not None:
+            n_kept = min(max(n_kept, held.n_kept), trace.n_kept)
         self.write_table(table_of(trace.to_row(n_kept)))
 
-    def write_table(self, table: pa.Table) -> None:
-        """Commit a trace given as a one-row `schema.TRACE` table."""
+    def write_table(self, table: pa.Table) -> bool:
+        """Commit a trace given as a one-row `schema.TRACE` table, merged as `write` says; False
+        where what is there is of another ranking and has more edges, and so stays as it is."""
         trace = table["id"][0].as_py()
-        data = encode(table)
-        commit(loose_path(self.folder, trace), lambda file: file.write(data))
+        self._raise_format()
+        # One writer at a time, so that of two that add a curve each neither is lost.
+        with archive_lock(self.folder, wait=True, name=WRITE_LOCK):
+            merged = self._merged(table, trace)
+            if merged is not None:
+                data = encode(merged)
+                commit(loose_path(self.folder, trace), lambda file: file.write(data))
+        if merged is None:
+            return False
         self.clear_failure(trace)
         self._n_loose += 1
         if self._n_loose >= PACK_AT:
             self._n_loose = len(loose_ids(self.folder))
             if self._n_loose >= PACK_AT:
                 self.pack()
+        return True
+
+    def _merged(self, table: pa.Table, trace: str) -> pa.Table | None:
+        """The table to commit; None where what is there stays."""
+        for _ in range(_ATTEMPTS):
+            held = self._held(trace)
+            if held is None:
+                return table
+            try:
+                there = read_held(held, trace)
+            except FileNotFoundError:
+                continue  # packed since it was looked up
+            row = merge_copies(row_of(there), row_of(table))
+            return None if row is None else table_of(row)
+        raise ArchiveError(f"the files of {self.folder} keep changing; try again")
+
+    def _held(self, trace: str) -> Held | None:
+        """The copy that counts, by whichever process it was committed."""
+        # Loose first: a trace that leaves `loose/` is in a pack before that.
+        try:
+            loose = held_traces(loose_path(self.folder, trace)).get(trace)
+        except FileNotFoundError:
+            loose = None
+        self._look()
+        packed = [ids[trace] for ids in self._packed.values() if trace in ids]
+        return counting([*packed, loose] if loose else packed)
+
+    def _raise_format(self) -> None:
+        """Raise the format of an archive of an earlier one, before anything of this one is in."""
+        if self._format < schema.FORMAT:
+            with archive_lock(self.folder, wait=True):
+                manifest = read_manifest(self.folder)
+                write_manifest(self.folder, replace(manifest, format=schema.FORMAT))
+            self._format = schema.FORMAT
 
     def fail(self, key: str, input: str, model: str, error: BaseException) -> None:
         """Record that something could not be traced.
@@ -202,7 +246,7 @@ class ArchiveWriter:
         """Move all loose traces into a new pack; False where another process is at it."""
         with archive_lock(self.folder, wait=False) as held:
             if held:
-                _pack(self.folder)
+                pack_loose(self.folder)
         self._n_loose = len(loose_ids(self.folder))
         return held
 
@@ -218,7 +262,7 @@ class ArchiveWriter:
         if stamp != self._listed:
             archive = Archive(self.folder)
             self._packed = {
-                pack: self._packed.get(pack) or kept_edges(self.folder / PACKS / name)
+                pack: self._packed.get(pack) or held_traces(self.folder / PACKS / name)
                 for name, pack in archive._packs.items()
             }
             self._listed = stamp
@@ -234,14 +278,15 @@ def write_traces(
 ) -> int:
     """Add traces to the archive at `path`, made where there is none; returns how many were written.
 
-    keep: see `parse_keep`. A trace that is there already with as many edges is left as it is.
+    keep: see `parse_keep`. A trace that is there already with as many edges and all of its curves
+    is left as it is; otherwise see `ArchiveWriter.write`.
     Raises ArchiveError, ArchiveDamagedError, StorageFullError, OptionError.
     """
     rule, n = parse_keep(keep), 0
     with ArchiveWriter(path) as writer:
         for trace in traces:
             n_kept = min(keep_count(rule, trace.n_edges), trace.n_kept)
-            if not writer.has(trace.id, n_kept):
+            if not writer.has(trace.id, n_kept, [curve.kind for curve in trace.curves]):
                 writer.write(trace, n_kept)
                 n += 1
     return n
@@ -250,39 +295,32 @@ def write_traces(
 def merge_archives(sources: Iterable[str | Path], into: str | Path) -> dict[str, int]:
     """Add the traces of archives to the archive `into`, made where there is none.
 
-    Returns how many traces were `added` (or came with more edges than `into` had) and how many
-    were `present`. Failures are not merged. Raises ArchiveError, ArchiveDamagedError (nothing of a
-    damaged trace is added), StorageFullError.
+    Returns how many traces were `added` (or came with more edges or other kinds of curves than
+    `into` had, which it then has beside its own) and how many were `present`. Failures are not
+    merged. Raises ArchiveError, ArchiveDamagedError (nothing of a damaged trace is added),
+    StorageFullError.
     """
     archives = [Archive(source) for source in sources]  # every source is looked at before writing
     counts = {"added": 0, "present": 0}
     with ArchiveWriter(into) as writer:
         for archive in archives:
-            frame = archive.traces()
-            kept = dict(zip(frame["id"], frame["n_kept"].tolist(), strict=True))
-            fresh = [trace for trace in kept if not writer.has(trace, kept[trace])]
-            for table in archive.tables(fresh, batch=1):
-                writer.write_table(table)
-            counts["added"] += len(fresh)
-            counts["present"] += len(kept) - len(fresh)
+            rows = archive.traces()[["id", "n_kept", "curves"]].itertuples(index=False)
+            fresh = [trace for trace, n, kinds in rows if not writer.has(trace, n, kinds)]
+            added = sum(writer.write_table(table) for table in archive.tables(fresh, batch=1))
+            counts["added"] += added
+            counts["present"] += len(archive) - added
     return counts
 
 
-def kept_edges(path: Path) -> dict[str, int]:
-    """Ids of the traces in a file, by row group, and how many edges each keeps."""
-    with parquet_errors(str(path)), path.open("rb") as source:
-        table = open_parquet(source, str(path)).read(columns=["id", "n_kept"], use_threads=False)
-    return dict(zip(table["id"].to_pylist(), table["n_kept"].to_pylist(), strict=True))
-
-
-def _make_archive(folder: Path) -> None:
-    """Make an empty archive of a folder that is absent or empty; leave an archive as it is."""
+def _make_archive(folder: Path) -> int:
+    """Make an empty archive of a folder that is absent or empty; leave an archive as it is.
+    Returns its format."""
     if not (folder / MANIFEST).exists():
         if folder.exists() and not folder.is_dir():
             raise ArchiveError(f"{folder} is a file; an archive is a folder")
         with storage_errors(str(folder)):
             strangers = [p.name for p in folder.iterdir()] if folder.exists() else []
-            ours = {LOOSE, PACKS, FAILED, LOCK, ASIDE}
+            ours = {LOOSE, PACKS, FAILED, LOCK, WRITE_LOCK, ASIDE}
             strange = sorted(
                 name for name in strangers if name not in ours and not name.startswith(MANIFEST)
             )
@@ -297,12 +335,13 @@ def _make_archive(folder: Path) -> None:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 manifest = Manifest(now, _version())
                 # Packs without a manifest: somebody deleted a damaged one.
-                manifest = _adopt(folder, manifest) if (folder / PACKS).is_dir() else manifest
+                manifest = adopt(folder, manifest) if (folder / PACKS).is_dir() else manifest
                 write_manifest(folder, manifest)
-    read_manifest(folder)
+    number = read_manifest(folder).format
     with storage_errors(str(folder)):
         for part in (LOOSE, PACKS, FAILED):
             (folder / part).mkdir(exist_ok=True)
+    return number
 
 
 def _version() -> str:
@@ -310,81 +349,3 @@ def _version() -> str:
         return version("graphtrace-llm")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _pack(folder: Path) -> None:
-    """Pack all loose traces; the caller holds the lock.
-
-    Order: the pack (one rename), the manifest (one rename), then the loose files. A process killed
-    before the manifest leaves a whole pack that the next packing lists; killed after it, loose
-    files that the next packing deletes.
-    """
-    listed = read_manifest(folder)
-    manifest = _adopt(folder, listed)
-    if manifest != listed:
-        write_manifest(folder, manifest)
-    packed: dict[str, int] = {}
-    for pack in manifest.packs:
-        for trace, n_kept in kept_edges(folder / PACKS / pack.file).items():
-            packed[trace] = max(n_kept, packed.get(trace, -1))
-    loose = loose_ids(folder)
-    before = {trace: _inode(folder, trace) for trace in loose}
-    fresh = [
-        trace
-        for trace in loose
-        if kept_edges(loose_path(folder, trace))[trace] > packed.get(trace, -1)
-    ]
-    if fresh:
-        name = _next_name(folder, manifest)
-        path = folder / PACKS / name
-
-        def write(file: BinaryIO) -> None:
-            write_parquet(file, (_loose_table(folder, trace) for trace in fresh))
-            seal(file)
-
-        commit(path, write)
-        pack = Pack(name, len(fresh), path.stat().st_size, file_digest(path))
-        manifest = replace(manifest, packs=(*manifest.packs, pack))
-        write_manifest(folder, manifest)
-    for trace in loose:
-        if _inode(folder, trace) == before[trace]:  # not replaced by a copy with more edges
-            loose_path(folder, trace).unlink(missing_ok=True)
-    sync_folder(folder / LOOSE)
-
-
-def _inode(folder: Path, trace: str) -> int:
-    try:
-        return loose_path(folder, trace).stat().st_ino
-    except FileNotFoundError:
-        return -1
-
-
-def _adopt(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest with the whole packs that a stopped process left unlisted."""
-    known = {pack.file for pack in manifest.packs}
-    new = []
-    for name in pack_files(folder):
-        if name not in known:
-            path = folder / PACKS / name
-            with path.open("rb") as file:
-                check_seal(file, str(path))
-            new.append(Pack(name, len(kept_edges(path)), path.stat().st_size, file_digest(path)))
-    return replace(manifest, packs=(*manifest.packs, *new)) if new else manifest
-
-
-def _next_name(folder: Path, manifest: Manifest) -> str:
-    aside = [p.name for p in (folder / ASIDE).glob("*.parquet")]
-    taken = [pack.file for pack in manifest.packs] + pack_files(folder) + aside
-    numbers = [int(name[:5]) for name in taken if name[:5].isdigit()]
-    return f"{max(numbers, default=0) + 1:05d}.parquet"
-
-
-def _loose_table(folder: Path, trace: str) -> pa.Table:
-    """A loose trace's table, checked: damage must not be sealed anew into a pack."""
-    path = loose_path(folder, trace)
-    with path.open("rb") as file:
-        check_seal(file, str(path))
-    with parquet_errors(str(path)):
-        table = open_parquet(os.fspath(path), str(path)).read(use_threads=False)
-    check_row(table, trace, str(path))
-    return table

@@ -6,8 +6,8 @@ states `the@7 L3.mid`. Imports nothing of the package.
 
 import pyarrow as pa
 
-FORMAT = 1
-"""Version of the archive's format, see docs/format.md."""
+FORMAT = 2
+"""Version of the archive's format, see docs/format.md; readers accept earlier ones."""
 
 METHOD = 1
 """Version of the method: raised only when the numbers of a trace change."""
@@ -140,6 +140,7 @@ TRACE = pa.schema(
         ("density_normalised", _F64),
         ("mass90_edges", _I64),
         ("score_gini", _F64),
+        ("mlp_active_share", _F64),
         # curves: one entry per kind of evaluation
         (
             "curves",
@@ -148,6 +149,7 @@ TRACE = pa.schema(
                     [
                         ("mode", pa.string()),
                         ("ablation", pa.string()),
+                        ("reference", pa.string()),
                         ("ablate", pa.string()),
                         ("eval_dtype", pa.string()),
                         ("grid", pa.list_(_F64)),
@@ -169,6 +171,8 @@ TRACE = pa.schema(
         # [points of the first curve x components], row by row: how many of the k top edges belong
         # to each component, counted while all |E| edges were there; order: `components`
         ("component_counts", pa.list_(_I64)),
+        # [L x tokens x k], row by row: which experts every mixture-of-experts block chose
+        ("experts", pa.list_(pa.int16())),
         # edges in rank order: the rank is the position in the list
         ("edge_kind", pa.list_(pa.int8())),
         ("edge_level", pa.list_(pa.int16())),
@@ -179,6 +183,19 @@ TRACE = pa.schema(
         ("content", pa.string()),
     ]
 )
+
+_SINCE_2 = ("mlp_active_share", "experts")
+_CURVES_1 = pa.list_(
+    pa.struct([f for f in TRACE.field("curves").type.value_type if f.name != "reference"])
+)
+TRACE_1 = pa.schema(
+    [
+        pa.field("curves", _CURVES_1) if field.name == "curves" else field
+        for field in TRACE
+        if field.name not in _SINCE_2
+    ]
+)
+"""The columns of format 1."""
 
 EDGE_FIELDS = ("edge_kind", "edge_level", "edge_head", "edge_source", "edge_target", "edge_score")
 
@@ -209,6 +226,12 @@ TRACES_COLUMNS = (
     "labels",
     "meta",
     "created",
+    "mlp_active_share",
+    "mass90_edges",
+    "score_gini",
+    "curve",
+    "curves",
 )
 """Columns of `traces()` of an archive or a store, one row per complete trace. model, input: ids;
-labels: dict of strings; meta: JSON text; created: UTC timestamp."""
+labels: dict of strings; meta: JSON text; created: UTC timestamp; curve: the kind of the first
+curve (`Curve.kind`), which `density` is of; curves: the kinds of all curves, a list."""

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from graphtrace import schema
+from graphtrace.curve import Curve, curve_from_row, curve_row
 from graphtrace.errors import SizeError
 from graphtrace.layout import EdgeColumns, GraphLayout
 from graphtrace.sizes import Size, parse_size, warn_if_short
@@ -85,92 +86,17 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """How well the traces of growing size reproduce the full model's next-token distribution.
-
-    P points, ascending. grid: float64 [P], the sizes asked for; k: int64 [P], edges kept = rank <
-    k; tv, kl (nats), p_predicted, p_target, logit_diff: float64 [P]; top1: bool [P]; nucleus:
-    int32 [P], the largest p in percent whose top-p token list agrees, 0 for none (method.md 5);
-    top_ids int32 [P, 10], top_tokens, top_probs float32 [P, 10]. p_target and logit_diff are None
-    without a target and foil.
-    """
-
-    n_edges: int
-    grid: np.ndarray
-    k: np.ndarray
-    tv: np.ndarray
-    kl: np.ndarray
-    top1: np.ndarray
-    nucleus: np.ndarray
-    p_predicted: np.ndarray
-    top_ids: np.ndarray
-    top_tokens: list[list[str]]
-    top_probs: np.ndarray
-    p_target: np.ndarray | None = None
-    logit_diff: np.ndarray | None = None
-    mode: str = "sufficiency"
-    ablation: str = "zero"
-    ablate: str = "residual,mlp,attention"
-    eval_dtype: str = "float32"
-
-    @property
-    def size(self) -> np.ndarray:
-        """float64 [P]: the actual sizes k / |E|."""
-        return self.k / self.n_edges
-
-    @property
-    def kind(self) -> str:
-        """`mode:ablation:ablate`, the name of this kind of evaluation."""
-        return f"{self.mode}:{self.ablation}:{self.ablate}"
-
-    def _density_points(self) -> tuple[np.ndarray, np.ndarray]:
-        k, first = np.unique(self.k, return_index=True)
-        keep = k >= 1
-        return np.log10(k[keep] / self.n_edges), self.tv[first[keep]]
-
-    @cached_property
-    def density(self) -> float:
-        """Trapezoid of TV over log10(k / |E|), k >= 1; equal k count once (paper, section 4)."""
-        x, tv = self._density_points()
-        return float(np.trapezoid(tv, x)) if len(x) > 1 else float("nan")
-
-    @cached_property
-    def density_normalised(self) -> float:
-        """`density` over the range of log10 size covered: the mean TV over that range."""
-        x, _ = self._density_points()
-        return self.density / -x[0] if len(x) > 1 else float("nan")
-
-    def nucleus_size(self, percent: int) -> float:
-        """The first size whose top-`percent` nucleus is the full model's; NaN if none is."""
-        good = np.flatnonzero(self.nucleus >= percent)
-        return float(self.size[good[0]]) if len(good) else float("nan")
-
-    def frame(self) -> pd.DataFrame:
-        """One row per point: size, n_edges, tv, kl, top1, nucleus, p_predicted, and p_target and
-        logit_diff where there is a target and a foil."""
-        columns = {
-            "size": self.size,
-            "n_edges": self.k,
-            "tv": self.tv,
-            "kl": self.kl,
-            "top1": self.top1,
-            "nucleus": self.nucleus,
-            "p_predicted": self.p_predicted,
-        }
-        for name in ("p_target", "logit_diff"):
-            if getattr(self, name) is not None:
-                columns[name] = getattr(self, name)
-        return pd.DataFrame(columns)
-
-
-@dataclass(frozen=True)
 class Trace:
     """The ranked edges of one prediction and how well every prefix of them reproduces it.
 
     ranked: the kept edges in rank order, all |E| of them in memory, the first n_kept from an
     archive. entropy (nats) of the full distribution; loss (nats) of the true next token, None
     where it is not known; mass90_edges: how many edges hold 90 % of every node's score mass;
-    score_gini: Gini coefficient of all scores; component_counts: int64 [points, components].
+    score_gini: Gini coefficient of all scores; component_counts: int64 [points, components], at the
+    k of the first curve. experts: int16 [L, T, k], T = len(token_ids): the experts that each
+    mixture-of-experts block chose, -1 in layers without experts, None for models without.
+    mlp_active_share: fraction of MLP activations above 5 % of their layer's maximum (method.md 5),
+    None where they cannot be seen. Raises ValueError where `experts` has another shape.
     """
 
     model: ModelInfo
@@ -196,8 +122,18 @@ class Trace:
     target: str | None = None
     foil_id: int | None = None
     foil: str | None = None
+    experts: np.ndarray | None = None
+    mlp_active_share: float | None = None
     version: str = ""
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        shape = (self.model.n_layers, len(self.token_ids))
+        if self.experts is not None and (self.experts.ndim, *self.experts.shape[:2]) != (3, *shape):
+            raise ValueError(
+                f"experts of shape {self.experts.shape} are not of {shape[0]} layers and "
+                f"{shape[1]} tokens: [layers, tokens, chosen]"
+            )
 
     @cached_property
     def id(self) -> str:
@@ -316,8 +252,9 @@ class Trace:
             **{key: value for key, value in vars(self.settings).items() if key != "dtype"},
             "n_kept": len(edges.kind),
             "content": content_hash(edges),
-            "curves": [_curve_row(curve) for curve in self.curves],
+            "curves": [curve_row(curve) for curve in self.curves],
             "component_counts": self.component_counts.ravel(),
+            "experts": None if self.experts is None else self.experts.astype(np.int16).ravel(),
         }
         row |= {f"edge_{key}": getattr(edges, key) for key in EdgeColumns._fields}
         for key in schema.TRACE.names:
@@ -339,10 +276,14 @@ class Trace:
             model["windows"] = tuple(model["windows"])
         input_ = {key: row[f"input_{key}"] for key in ("name", "text", "corpus", "continuation")}
         dtypes = (np.int8, np.int16, np.int16, np.int32, np.int32, np.float32)
-        curves = tuple(_curve_from_row(curve, row["n_edges"]) for curve in row["curves"])
+        curves = tuple(curve_from_row(curve, row["n_edges"]) for curve in row["curves"])
+        experts = row["experts"]
+        if experts is not None:
+            shape = (model["n_layers"], len(row["token_ids"]), -1)
+            experts = np.asarray(experts, np.int16).reshape(shape)
         plain = (
             "position tokens entropy predicted_id predicted top_tokens mass90_edges score_gini "
-            "loss target_id target foil_id foil version created"
+            "loss target_id target foil_id foil mlp_active_share version created"
         )
         return Trace(
             model=ModelInfo(**model),
@@ -365,6 +306,7 @@ class Trace:
             component_counts=np.asarray(row["component_counts"], np.int64).reshape(
                 len(curves[0].k), -1
             ),
+            experts=experts,
             **{key: row[key] for key in plain.split()},
         )
 
@@ -385,32 +327,3 @@ def content_hash(edges: EdgeColumns) -> str:
     for column, dtype in zip(edges, ("i1", "<i2", "<i2", "<i4", "<i4", "<f4"), strict=True):
         digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
     return digest.hexdigest()[:16]
-
-
-_CURVE_ARRAYS = {
-    "grid": np.float64,
-    "k": np.int64,
-    "tv": np.float64,
-    "kl": np.float64,
-    "top1": bool,
-    "nucleus": np.int32,
-    "p_predicted": np.float64,
-    "p_target": np.float64,
-    "logit_diff": np.float64,
-    "top_ids": np.int32,
-    "top_probs": np.float32,
-}
-
-
-def _curve_row(curve: Curve) -> dict[str, Any]:
-    row = {key: value for key, value in vars(curve).items() if key in Curve.__dataclass_fields__}
-    row.pop("n_edges")
-    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
-
-
-def _curve_from_row(row: dict[str, Any], n_edges: int) -> Curve:
-    values = dict(row)
-    for key, dtype in _CURVE_ARRAYS.items():
-        if values[key] is not None:
-            values[key] = np.asarray(values[key], dtype)
-    return Curve(n_edges=n_edges, **values)

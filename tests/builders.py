@@ -1,5 +1,7 @@
 """Made-up traces for the tests of everything behind the model: right in form, random in content."""
 
+import dataclasses
+
 import numpy as np
 from oracles import best_first
 
@@ -102,3 +104,43 @@ def synthetic_trace(
         loss=float(rng.uniform(1, 8)),
         version="0.1.0",
     )
+
+
+def with_curves(trace: Trace, *kinds: str, lift: float = 0.0, points=slice(None)) -> Trace:
+    """The trace with one curve per kind (as `Curve.kind` writes it), told apart by their TV.
+
+    lift: added to the TV, so that two makings of one kind differ. points: the grid's points that
+    are kept, the counts of components with them.
+    """
+    made = []
+    for i, kind in enumerate(kinds):
+        mode, ablation, ablate = kind.split(":")
+        ablation, _, reference = ablation.partition("@")
+        curve = trace.curves[0]
+        arrays = {
+            name: value[points]
+            for name, value in vars(curve).items()
+            if isinstance(value, np.ndarray | list)
+        }
+        arrays["tv"] = np.clip(arrays["tv"] + lift + 0.01 * i, 0, 1)
+        made.append(
+            dataclasses.replace(
+                curve,
+                mode=mode,
+                ablation=ablation,
+                ablate=ablate,
+                reference=reference or None,
+                **arrays,
+            )
+        )
+    counts = trace.component_counts[points]
+    return dataclasses.replace(trace, curves=tuple(made), component_counts=counts)
+
+
+def with_experts(trace: Trace, chosen=2, first_layer=1, share=0.3) -> Trace:
+    """The trace as of a model with experts from `first_layer` on, `chosen` for each token."""
+    rng = np.random.default_rng(len(trace.token_ids))
+    shape = (trace.model.n_layers, len(trace.token_ids), chosen)
+    experts = rng.integers(0, 64, shape).astype(np.int16)
+    experts[:first_layer] = -1
+    return dataclasses.replace(trace, experts=experts, mlp_active_share=share)

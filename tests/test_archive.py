@@ -60,6 +60,17 @@ JSON = st.recursive(
 
 
 @st.composite
+def experts(draw, n):
+    """int16 [2, n, k]: what two layers' experts chose for n tokens; one layer may have none."""
+    k = draw(st.integers(1, 3))
+    chosen = draw(st.lists(st.integers(0, 2**15 - 1), min_size=2 * n * k, max_size=2 * n * k))
+    found = np.array(chosen, np.int16).reshape(2, n, k)
+    if draw(st.booleans()):
+        found[draw(st.integers(0, 1))] = -1
+    return found
+
+
+@st.composite
 def any_trace(draw):
     n = draw(st.integers(1, 4))
     windows = draw(st.sampled_from([None, (2, None), (1, 3)]))
@@ -86,7 +97,9 @@ def any_trace(draw):
         ),
         tokens=draw(st.lists(TEXT, min_size=n, max_size=n)),
         special=np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n))),
-        curves=tuple([curve] * draw(st.integers(1, 2))),
+        curves=(curve, *([dataclasses.replace(curve, mode="necessity")] * draw(st.integers(0, 1)))),
+        experts=draw(st.none() | experts(n)),
+        mlp_active_share=draw(st.none() | st.floats()),
         entropy=draw(st.floats()),
         loss=draw(st.none() | st.floats()),
         target_id=draw(st.none() | st.integers(0, 2**31 - 1)),
@@ -114,6 +127,12 @@ def test_a_trace_comes_back_as_it_was_written(tmp_path_factory, trace, share):
         assert back.input == trace.input
         assert back.model == trace.model
         assert back.settings == trace.settings
+        assert [curve.kind for curve in back.curves] == [curve.kind for curve in trace.curves]
+        if trace.experts is None:
+            assert back.experts is None
+        else:
+            assert back.experts.dtype == np.int16
+            np.testing.assert_array_equal(back.experts, trace.experts)
         assert len(found.verify()) == 0
 
 

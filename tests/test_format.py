@@ -145,10 +145,10 @@ def test_an_archive_can_be_moved_and_empty_folders_left_out(folder, tmp_path):
 def test_a_later_format_is_refused(folder):
     """M1"""
     path = folder / "manifest.json"
-    text = path.read_text().replace('"format": 1', '"format": 2')
+    text = path.read_text().replace('"format": 2', '"format": 3')
     path.write_text(text.replace('"packs": [', '"new": 1, "packs": ['))
     for use in (open_archive, ArchiveWriter, verify_archive):
-        with pytest.raises(ArchiveError, match=r"format 2.*reads format 1.*newer") as caught:
+        with pytest.raises(ArchiveError, match=r"format 3.*reads formats up to 2.*newer") as caught:
             use(folder)
         assert not isinstance(caught.value, ArchiveDamagedError)
 
@@ -214,13 +214,17 @@ def test_columns_are_checked(folder):
         ({"content": "0" * 16}, "not those that were written"),
         ({"id": "t000000000000"}, "it holds t000000000000"),
         ({"entropy": None}, "entropy is null"),
-        ({"format": 2}, "has format 2"),
+        ({"format": 1}, "has format 1, not 2"),
+        ({"format": 3}, "has format 3, not 2"),
+        ({"density": 0.25}, "density is not that of the first curve"),
+        ({"experts": [1, 2, 3]}, "cannot be a trace"),
+        ({"component_counts": [0] * 27}, "component_counts is not of 10 components"),
         ({"input_meta": "{"}, "cannot be a trace"),
         ({"curves": []}, "cannot be a trace"),
     ],
 )
 def test_verify_recomputes_a_trace_from_its_fields(folder, changes, problem):
-    """T1, T2, T3, T4: even where every checksum is right."""
+    """T1, T2, T3, T4, T7: even where every checksum is right."""
     (path,) = (folder / "loose").iterdir()
     rewrite(folder, path.stem, **changes)
     with path.open("rb") as file:
@@ -264,10 +268,10 @@ def test_numbers_in_the_text(folder):
     assert f"when there are {PACK_AT}, and" in DOCUMENT
     assert f"closed and there are {PACK_AT_END}." in DOCUMENT
     tree = DOCUMENT.split("```")[1]
-    for name in (archive_files.MANIFEST, archive_files.LOCK, SEAL.split(".")[0] and "loose/"):
+    for name in (archive_files.MANIFEST, archive_files.LOCK, archive_files.WRITE_LOCK, "loose/"):
         assert name in tree
     written = {path.name for path in folder.iterdir()}
-    assert written == {"manifest.json", "archive.lock", "loose", "packs", "failed"}
+    assert written == {"manifest.json", "archive.lock", "write.lock", "loose", "packs", "failed"}
     assert f"{archive_files.ASIDE}/" in tree
 
 

@@ -1,0 +1,130 @@
+"""A reconstruction curve: how well the traces of growing size reproduce the full model.
+
+One trace has a curve per kind of evaluation. Two kinds are never pooled.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def curve_kind(mode: str, ablation: str, ablate: str, reference: str | None = None) -> str:
+    """`mode:ablation:ablate`, the name of a kind of evaluation; with reference means the ablation
+    is `mean@m1234abcd`, so that two references are two kinds."""
+    ablation = ablation if reference is None else f"{ablation}@{reference}"
+    return f"{mode}:{ablation}:{ablate}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How well the traces of growing size reproduce the full model's next-token distribution.
+
+    P points, ascending. grid: float64 [P], the sizes asked for; k: int64 [P], edges kept = rank <
+    k; tv, kl (nats), p_predicted, p_target, logit_diff: float64 [P]; top1: bool [P]; nucleus:
+    int32 [P], the largest p in percent whose top-p token list agrees, 0 for none (method.md 5);
+    top_ids int32 [P, 10], top_tokens, top_probs float32 [P, 10]. p_target and logit_diff are None
+    without a target and foil. reference: 'm' + 8 hex, the id of the reference means of a `mean`
+    ablation, None for the others.
+    """
+
+    n_edges: int
+    grid: np.ndarray
+    k: np.ndarray
+    tv: np.ndarray
+    kl: np.ndarray
+    top1: np.ndarray
+    nucleus: np.ndarray
+    p_predicted: np.ndarray
+    top_ids: np.ndarray
+    top_tokens: list[list[str]]
+    top_probs: np.ndarray
+    p_target: np.ndarray | None = None
+    logit_diff: np.ndarray | None = None
+    mode: str = "sufficiency"
+    ablation: str = "zero"
+    ablate: str = "residual,mlp,attention"
+    eval_dtype: str = "float32"
+    reference: str | None = None
+
+    @property
+    def size(self) -> np.ndarray:
+        """float64 [P]: the actual sizes k / |E|."""
+        return self.k / self.n_edges
+
+    @property
+    def kind(self) -> str:
+        """See `curve_kind`."""
+        return curve_kind(self.mode, self.ablation, self.ablate, self.reference)
+
+    def _density_points(self) -> tuple[np.ndarray, np.ndarray]:
+        k, first = np.unique(self.k, return_index=True)
+        keep = k >= 1
+        return np.log10(k[keep] / self.n_edges), self.tv[first[keep]]
+
+    @cached_property
+    def density(self) -> float:
+        """Trapezoid of TV over log10(k / |E|), k >= 1; equal k count once (paper, section 4)."""
+        x, tv = self._density_points()
+        return float(np.trapezoid(tv, x)) if len(x) > 1 else float("nan")
+
+    @cached_property
+    def density_normalised(self) -> float:
+        """`density` over the range of log10 size covered: the mean TV over that range."""
+        x, _ = self._density_points()
+        return self.density / -x[0] if len(x) > 1 else float("nan")
+
+    def nucleus_size(self, percent: int) -> float:
+        """The first size whose top-`percent` nucleus is the full model's; NaN if none is."""
+        good = np.flatnonzero(self.nucleus >= percent)
+        return float(self.size[good[0]]) if len(good) else float("nan")
+
+    def frame(self) -> pd.DataFrame:
+        """One row per point: size, n_edges, tv, kl, top1, nucleus, p_predicted, and p_target and
+        logit_diff where there is a target and a foil."""
+        columns = {
+            "size": self.size,
+            "n_edges": self.k,
+            "tv": self.tv,
+            "kl": self.kl,
+            "top1": self.top1,
+            "nucleus": self.nucleus,
+            "p_predicted": self.p_predicted,
+        }
+        for name in ("p_target", "logit_diff"):
+            if getattr(self, name) is not None:
+                columns[name] = getattr(self, name)
+        return pd.DataFrame(columns)
+
+
+_CURVE_ARRAYS = {
+    "grid": np.float64,
+    "k": np.int64,
+    "tv": np.float64,
+    "kl": np.float64,
+    "top1": bool,
+    "nucleus": np.int32,
+    "p_predicted": np.float64,
+    "p_target": np.float64,
+    "logit_diff": np.float64,
+    "top_ids": np.int32,
+    "top_probs": np.float32,
+}
+
+
+def curve_row(curve: Curve) -> dict[str, Any]:
+    """The curve as an entry of the archive's `curves`: lists in place of arrays."""
+    row = {key: value for key, value in vars(curve).items() if key in Curve.__dataclass_fields__}
+    row.pop("n_edges")
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
+
+
+def curve_from_row(row: dict[str, Any], n_edges: int) -> Curve:
+    """The curve of an entry of `curves`; n_edges: |E| of its trace."""
+    values = dict(row)
+    for key, dtype in _CURVE_ARRAYS.items():
+        if values[key] is not None:
+            values[key] = np.asarray(values[key], dtype)
+    return Curve(n_edges=n_edges, **values)
