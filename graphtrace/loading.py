@@ -1,29 +1,25 @@
 """Load a causal language model, or take one already in memory, as a TracedModel.
 
-Safetensors only, no remote code. A model in memory is used in place and left as found.
+A model in memory is used in place and left as found.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from graphtrace.errors import ModelError, ModelNotFoundError, OptionError
+from graphtrace.errors import ModelError, OptionError
 from graphtrace.families import family_of
+from graphtrace.model_files import ModelFiles, find_model, load_tokenizer, load_weights
+from graphtrace.model_files import demo_folder as demo_folder
 from graphtrace.models import TracedModel
 
-DEMO = "demo"
-"""Name of the bundled model."""
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PLAIN = {torch.float64, *DTYPES.values()}
 
-
-def demo_folder() -> Path:
-    """Folder of the bundled model and its sentences."""
-    return Path(__file__).parent / "demo"
+SPREAD = ("balanced", "balanced_low_0", "sequential")
+"""Devices that mean several GPUs: accelerate's ways to spread a model over them."""
 
 
 def load_model(
@@ -36,9 +32,11 @@ def load_model(
 ) -> TracedModel:
     """A TracedModel from a hub id, a local folder, `demo`, or a loaded Hugging Face causal LM.
 
-    device: `auto` takes a GPU where there is one; else as torch names devices. dtype: `auto` is
-    float32 on a CPU and the checkpoint's own on a GPU; else float32, bfloat16 or float16. For a
-    loaded model only `tokenizer` may be given: it is used in place and left as found.
+    device: `auto` takes a GPU where there is one; `balanced`, `balanced_low_0` and `sequential`
+    spread the layers over all GPUs as accelerate does; else as torch names devices. dtype: `auto`
+    is float32 on a CPU and the checkpoint's own on a GPU; else float32, bfloat16 or float16.
+    revision: a branch, tag or commit on the hub, such as a training checkpoint's. For a loaded
+    model only `tokenizer` may be given: it is used in place and left as found.
 
     Raises ModelNotFoundError, UnsupportedFamilyError, ModelError, OptionError.
     """
@@ -46,53 +44,126 @@ def load_model(
         if (device, dtype, revision) != ("auto", "auto", None):
             raise OptionError("device, dtype and revision belong to a model that is loaded here")
         return _take_loaded(model, tokenizer)
-    name = os.path.expanduser(model)  # noqa: PTH111  Path would spoil a hub id
-    source = str(demo_folder()) if name == DEMO else name
-    device, torch_dtype = _place(device, dtype)
-    config = _load_config(source, revision)
-    class_name = (getattr(config, "architectures", None) or [""])[0]
-    family = family_of(class_name, getattr(config, "model_type", ""))
-    causal_lm = _load_weights(source, config, revision, torch_dtype).to(device).eval()
-    local = Path(source).is_dir()
+    device_map, torch_dtype = _place(device, dtype)
+    files = find_model(model, revision)
+    causal_lm = load_weights(files, torch_dtype, device_map)
+    _refuse_adapters(causal_lm)
+    _check_whole(causal_lm, files.name)
+    return _traced(files, causal_lm, tokenizer)
+
+
+def load_outline(
+    model: str | os.PathLike[str],
+    *,
+    tokenizer: Any = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> TracedModel:
+    """What `load_model` would load, with its tokenizer but without weights: every parameter is on
+    torch's `meta` device, where it has a shape and no memory. No weight file is read or fetched.
+
+    Raises as `load_model` does, for what can be known without the weights.
+    """
+    _, torch_dtype = _place(device, dtype)
+    files = find_model(model, revision)
+    from transformers import AutoModelForCausalLM
+
+    if torch_dtype == "auto":
+        torch_dtype = getattr(files.config, "dtype", None) or torch.float32
+    if getattr(files.config, "quantization_config", None):
+        del files.config.quantization_config
+    with torch.device("meta"):
+        causal_lm = AutoModelForCausalLM.from_config(
+            files.config, dtype=torch_dtype, trust_remote_code=False
+        )
+    return _traced(files, causal_lm.eval(), tokenizer)
+
+
+def _traced(files: ModelFiles, causal_lm: Any, tokenizer: Any) -> TracedModel:
     return TracedModel(
         causal_lm=causal_lm,
-        tokenizer=tokenizer or _load_tokenizer(source, revision),
-        family=family,
-        name=name if name == DEMO else (Path(source).resolve().name if local else name),
-        revision="" if local else (getattr(config, "_commit_hash", None) or revision or ""),
+        tokenizer=tokenizer or load_tokenizer(files),
+        family=files.family,
+        name=files.name,
+        revision=files.revision or "",
     )
 
 
 def _take_loaded(causal_lm: Any, tokenizer: Any) -> TracedModel:
-    if hasattr(causal_lm, "peft_config") or hasattr(causal_lm, "merge_and_unload"):
-        raise ModelError(
-            "this model carries unmerged adapters; trace model.merge_and_unload() instead"
-        )
     config = getattr(causal_lm, "config", None)
-    family = family_of(type(causal_lm).__name__, getattr(config, "model_type", ""))
+    if not isinstance(causal_lm, torch.nn.Module) or config is None:
+        raise ModelError(
+            f"a model is a hub id, a folder, demo or a Hugging Face causal LM; got a "
+            f"{type(causal_lm).__name__}"
+        )
+    _refuse_adapters(causal_lm)
+    family = family_of(type(causal_lm).__name__, getattr(config, "model_type", ""), config)
     if causal_lm.training:
         raise ModelError(
             "this model is in training mode, so dropout is on; call model.eval() first"
         )
     path = str(getattr(config, "_name_or_path", "") or "")
+    name = Path(path).name if path else family.name
+    _check_whole(causal_lm, name)
     return TracedModel(
-        causal_lm=causal_lm,
-        tokenizer=tokenizer,
-        family=family,
-        name=Path(path).name if path else family.name,
-        revision="",
+        causal_lm=causal_lm, tokenizer=tokenizer, family=family, name=name, revision=""
     )
 
 
+def _refuse_adapters(causal_lm: Any) -> None:
+    if hasattr(causal_lm, "peft_config") or hasattr(causal_lm, "merge_and_unload"):
+        raise ModelError(
+            "this model carries unmerged adapters; trace model.merge_and_unload() instead"
+        )
+
+
+def _check_whole(causal_lm: Any, name: str) -> None:
+    """Raise ModelError unless every weight is a plain floating number in some device's memory."""
+    parameters = dict(causal_lm.named_parameters())
+    away = [key for key, value in parameters.items() if value.device.type == "meta"]
+    if away:
+        raise ModelError(
+            f"{len(away)} of the {len(parameters)} parameters of {name} are offloaded, {away[0]!r} "
+            "the first, and a traced model must be in memory as a whole; give it more GPUs "
+            "(--device balanced), half the size (--dtype bfloat16) or --device cpu"
+        )
+    odd = [key for key, value in parameters.items() if value.dtype not in _PLAIN]
+    if odd or getattr(causal_lm, "is_quantized", False):
+        what = f"{odd[0]!r} is {parameters[odd[0]].dtype}" if odd else "its linear layers are"
+        raise ModelError(
+            f"{name} is quantised ({what}), and edges are scored from plain weights; take the "
+            "model's float16 or bfloat16 version, or model.dequantize() where it has one"
+        )
+
+
 def _place(device: str, dtype: str) -> tuple[str, Any]:
+    """The device and dtype as from_pretrained takes them. Raises OptionError."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise OptionError(f"device {device!r}: {error}") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device {device!r} is not available here; use --device cpu")
+        device = "cuda" if gpus else "cpu"
+    if device in SPREAD:
+        if not gpus:
+            raise OptionError(
+                f"device {device!r} spreads a model over GPUs and there is none; use --device cpu"
+            )
+        kind = "cuda"
+    else:
+        try:
+            found = torch.device(device)
+        except RuntimeError as error:
+            raise OptionError(
+                f"device {device!r} is none of auto, cpu, cuda, cuda:N, {', '.join(SPREAD)} or "
+                f"another device of torch"
+            ) from error
+        kind = found.type
+        if kind == "cuda" and (found.index or 0) >= gpus:
+            has = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+            raise OptionError(
+                f"device {device!r} is not available, there is {has} here; use --device cpu"
+            )
+        if kind not in ("cpu", "cuda"):
+            _try_device(device, kind)
     if dtype == "auto":
         return device, torch.float32 if kind == "cpu" else "auto"
     if dtype not in DTYPES:
@@ -100,81 +171,11 @@ def _place(device: str, dtype: str) -> tuple[str, Any]:
     return device, DTYPES[dtype]
 
 
-def _load_config(source: str, revision: str | None) -> Any:
-    from transformers import AutoConfig
-
-    folder = Path(source)
-    looks_local = folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
-    if not folder.is_dir() and (looks_local or folder.exists()):
-        raise ModelNotFoundError(
-            f"no model folder {source!r}; give a folder with config.json, a hub id such as "
-            "org/name, or demo"
-        )
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"folder {source!r} holds no config.json, so it is no model")
+def _try_device(device: str, kind: str) -> None:
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **_revision(revision))
-    except (OSError, ValueError, KeyError) as error:
-        if folder.is_dir():
-            raise ModelError(f"the config.json in {source!r} cannot be read: {error}") from error
-        raise ModelNotFoundError(
-            f"model {source!r} is neither a local folder nor reachable on the hub: {error}"
-        ) from error
-
-
-def _load_weights(source: str, config: Any, revision: str | None, dtype: Any) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with _quiet_loading():
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **_revision(revision),
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"the weights of {source!r} cannot be loaded (safetensors only): {error}"
-        ) from error
-    causal_lm, loaded = found
-    missing = sorted(loaded["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"the weights of {source!r} lack {len(missing)} parameters, {missing[0]!r} the first; "
-            "they would be random numbers"
-        )
-    return causal_lm
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No progress bar and no report of the loader: what matters is raised."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _load_tokenizer(source: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **_revision(revision))
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"the tokenizer of {source!r} cannot be loaded: {error}") from error
-
-
-def _revision(revision: str | None) -> dict[str, str]:
-    return {"revision": revision} if revision else {}
+        if kind == "meta":
+            raise RuntimeError("the meta device holds no numbers")
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        first = str(error).splitlines()[0].partition(". ")[0]
+        raise OptionError(f"device {device!r} is not available here: {first}") from error

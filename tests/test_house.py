@@ -34,7 +34,7 @@ ROOMS = [
     },
     {"archive", "archive_verify", "archive_write", "archive_pack", "archive_merge"},
     {"models", "stores", "ingestion", "analysis"},
-    {"loading", "tokenizing"},
+    {"hub", "model_files", "loading", "tokenizing"},
     {"forward", "incoming", "model_facts", "scoring", "plots", "export"},
     {"reference_means"},
     {"edges", "ranking", "search", "score_statistics", "evaluation"},
@@ -45,6 +45,8 @@ ROOMS = [
 ]
 MODEL_SIDE = {
     "models",
+    "hub",
+    "model_files",
     "loading",
     "tokenizing",
     "forward",
