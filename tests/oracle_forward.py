@@ -231,14 +231,18 @@ class OracleModel:
 
     def scores(self, ids, scorer, **options):
         """{edge: share of its target's incoming weight}; 0 where that weight is 0."""
-        weights, total = self.weights(ids, scorer, **options), {}
-        for edge, value in weights.items():
-            node = edge[1], edge[4]
-            total[node] = total.get(node, 0) + value
-        return {
-            e: value / total[e[1], e[4]] if total[e[1], e[4]] else 0.0
-            for e, value in weights.items()
-        }
+        return shares(self.weights(ids, scorer, **options))
+
+
+def shares(weights):
+    """{edge: weight / sum over its target's edges}; 0 where that sum is 0."""
+    total = {}
+    for edge, value in weights.items():
+        node = edge[1], edge[4]
+        total[node] = total.get(node, 0) + value
+    return {
+        e: value / total[e[1], e[4]] if total[e[1], e[4]] else 0.0 for e, value in weights.items()
+    }
 
 
 def probabilities(logits, sink, kept):
@@ -251,6 +255,21 @@ def probabilities(logits, sink, kept):
     highest = logits.detach().max() if sink is None else max(logits.detach().max(), sink)
     e = torch.exp(logits - highest) * takes_part.double()
     return e / (e.sum() + (0 if sink is None else torch.exp(sink - highest)))
+
+
+def reachable(edges, last):
+    """(nodes, edges) from which the node `last` can be reached, by walking down from it."""
+    into, nodes, found, todo = {}, {last}, set(), [last]
+    for edge in edges:
+        into.setdefault((edge[1], edge[4]), []).append(edge)
+    while todo:
+        for edge in into.get(todo.pop(), []):
+            found.add(edge)
+            source = edge[1] - 1, edge[3]
+            if source not in nodes:
+                nodes.add(source)
+                todo.append(source)
+    return nodes, found
 
 
 def top_log_probability(logits):

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from oracle_forward import OracleModel, probabilities
+from oracle_forward import OracleModel, probabilities, reachable, shares
 from tiny_models import TINY, norm_gains, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -48,22 +48,6 @@ def totals(vectors):
     for (_, level, _, _, t), vector in vectors.items():
         total[level, t] = total.get((level, t), 0) + vector
     return total
-
-
-def reachable(run, top):
-    """(nodes, edges) from which the prediction can be reached, by walking down from it."""
-    into = {}
-    for edge in run.vectors:
-        into.setdefault((edge[1], edge[4]), []).append(edge)
-    nodes, todo, edges = {(top, N - 1)}, [(top, N - 1)], []
-    while todo:
-        for edge in into.get(todo.pop(), []):
-            edges.append(edge)
-            source = edge[1] - 1, edge[3]
-            if source not in nodes:
-                nodes.add(source)
-                todo.append(source)
-    return nodes, edges
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -127,7 +111,7 @@ def test_counts_of_the_reachable_graph(name):
     """method.md 1; a window leaves out edges, and nodes that no path reaches."""
     _, oracle = pair(name)
     assert oracle.parallel == is_parallel(name)
-    nodes, edges = reachable(full_run(name), oracle.top)
+    nodes, edges = reachable(full_run(name).vectors, (oracle.top, N - 1))
     if oracle.parallel:
         n_nodes = N * (L + 1) - (N - 1)
         n_edges = L * (H * N * (N + 1) // 2 + 2 * N) - 2 * (N - 1) - H * N * (N - 1) // 2
@@ -189,14 +173,14 @@ def test_with_no_edge_the_head_reads_a_zero_state(name):
 @pytest.mark.parametrize("name", TINY)
 def test_ablations_of_nothing_change_nothing(name):
     _, oracle = pair(name)
-    full = full_run(name).logits
-    means = oracle.means([IDS])
+    ids = IDS[:4]
+    full, plain = oracle.run(ids).logits, oracle.run(ids, half_the_attention).logits
+    means = oracle.means([ids])
     for options in ({"ablation": "renormalise"}, {"ablation": "mean", "means": means}):
-        run = oracle.run(IDS, lambda *edge: True, **options)
+        run = oracle.run(ids, lambda *edge: True, **options)
         np.testing.assert_allclose(run.logits, full, atol=1e-12)
-        half = oracle.run(IDS, half_the_attention, **options)
-        plain = oracle.run(IDS, half_the_attention)
-        assert np.abs(half.logits - plain.logits).max() > 1e-3
+        half = oracle.run(ids, half_the_attention, **options)
+        assert np.abs(half.logits - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -257,24 +241,29 @@ def test_sinks_take_a_share_of_every_row(name):
     assert all(s.abs().min() > 1e-3 for s in sinks)
 
 
+@pytest.mark.parametrize("scorer", ["l1", "l2", "proximity", "projection", "gradient", "fisher"])
 @pytest.mark.parametrize("name", TINY)
-def test_scores_are_shares(name):
+def test_scores_are_shares(name, scorer):
     _, oracle = pair(name)
-    rng = np.random.default_rng(0)
-    for scorer in ("l1", "l2", "proximity", "projection", "gradient", "fisher"):
-        options = {"probes": rng.normal(size=(2, 31))} if scorer == "fisher" else {}
-        weights = oracle.weights(IDS, scorer, **options)
-        scores = oracle.scores(IDS, scorer, **options)
-        assert set(weights) == set(scores) == set(full_run(name).vectors)
-        assert all(w >= 0 for w in weights.values())
-        total = {}
-        for edge, score in scores.items():
-            total[edge[1], edge[4]] = total.get((edge[1], edge[4]), 0) + score
-        nodes, _ = reachable(full_run(name), oracle.top)
-        for node, value in total.items():
-            assert value == pytest.approx(1) or (value == 0 and node not in nodes)
-        if scorer in ("gradient", "fisher"):
-            assert sum(total[node] for node in total if node not in nodes) == 0
+    ids, options = IDS[:4], {}
+    if scorer == "fisher":
+        options["probes"] = np.random.default_rng(0).normal(size=(2, 31))
+    run = oracle.run(ids)
+    weights = oracle.weights(ids, scorer, **options)
+    total, weight, share_of = {}, {}, shares(weights)
+    assert set(weights) == set(share_of) == set(run.vectors)
+    for edge, w in weights.items():
+        assert w >= 0
+        node = edge[1], edge[4]
+        total[node] = total.get(node, 0) + share_of[edge]
+        weight[node] = weight.get(node, 0) + w
+    for edge, w in weights.items():
+        assert share_of[edge] * weight[edge[1], edge[4]] == pytest.approx(w)
+    nodes, _ = reachable(run.vectors, (oracle.top, 3))
+    for node, value in total.items():
+        assert value == pytest.approx(1) or (value == 0 and node not in nodes)
+        if scorer in ("gradient", "fisher"):  # what cannot reach the prediction does not move it
+            assert (value > 0) == (node in nodes)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "nemotron", "llama", "gemma2", "cohere"])
