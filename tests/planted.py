@@ -86,7 +86,6 @@ class Weights:
             tie_word_embeddings=False,
             bos_token_id=None,
             eos_token_id=None,
-            attn_implementation="eager",
         )
         self.model = GPT2LMHeadModel(config).eval()
         for name, value in self.model.named_parameters():
@@ -304,13 +303,13 @@ def write_loud(weights: Weights, head: int, direction_D: torch.Tensor, length: f
 
 
 def with_loud_head(name: str, seed: int, centred: bool) -> Planted:
-    """The copier, and a head of layer 1 whose vector, 16 times as long as the state, no weight
+    """The copier, and a head of layer 1 whose vector, 20 times as long as the state, no weight
     reads."""
     # Where LayerNorm divides by the long vector too, the model's head makes up for it.
-    weights = Weights(2, seed, HEAD_SCALE if centred else 9 * HEAD_SCALE)
+    weights = Weights(2, seed, HEAD_SCALE if centred else 22 * HEAD_SCALE)
     write_copier(weights, 2.0)
     direction_D = torch.ones(WIDTH) / WIDTH**0.5 if centred else weights.basis_MD[PREVIOUS][0]
-    write_loud(weights, LOUD, direction_D, 40.0)
+    write_loud(weights, LOUD, direction_D, 100.0)
     return Planted(
         name,
         weights.model,
