@@ -58,9 +58,9 @@ class OracleModel:
         assert (means is not None) == (ablation == "mean")
         with torch.no_grad():
             run = self._run(ids, keep or (lambda *edge: True), ablation, means)
-        return Run(
-            *({k: v.numpy() for k, v in part.items()} for part in run[:-1]), run.logits.numpy()
-        )
+        parts = run._asdict() | {"logits": {None: run.logits}}
+        arrays = {name: {k: v.numpy() for k, v in part.items()} for name, part in parts.items()}
+        return Run(**arrays | {"logits": arrays["logits"][None]})
 
     def _run(self, ids, keep, ablation="zero", means=None):
         run = Run({}, {}, {}, {}, {}, None)

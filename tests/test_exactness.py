@@ -128,6 +128,27 @@ def test_against_sdpa(name):
     close(run_model(s.model, tensor(IDS)[None]), theirs, 1e-5)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_in_half_precision(name):
+    """The logits are the model's own, and scores are float32 all the same."""
+    hf = tiny_model(name).to(torch.bfloat16)
+    model, layout = load_model(hf), subject(name).layout
+    everything = unflatten_edges(layout, np.zeros(layout.n_edges, np.uint8), 0)
+    masks = BucketMasks(everything, np.array([0]), model)
+    with torch.no_grad():
+        own = hf(input_ids=tensor(IDS)[None], use_cache=False, logits_to_keep=1).logits[:, -1]
+    logits = run_model(model, tensor(IDS)[None], masks=masks)
+    assert logits.dtype == torch.float32
+    if model.parallel:
+        close(logits, own.float(), 2e-2)
+    else:
+        assert torch.equal(logits, own.float())
+    scores = score_edges(model, tensor(IDS), "l1").scores
+    assert scores.attention_LHTS.dtype == np.float32
+    full_precision = flatten_edges(layout, score_edges(subject(name).model, tensor(IDS)).scores)
+    assert np.abs(flatten_edges(layout, scores) - full_precision).mean() < 5e-3
+
+
 def test_attention_that_gpt2_computes_in_another_order():
     torch.manual_seed(0)
     config = tiny_config("gpt2", attn_implementation="eager", reorder_and_upcast_attn=True)
