@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from graphtrace.curve import curve_kind
 from graphtrace.edges import unflatten_edges
 from graphtrace.errors import ModelMemoryError, NonFiniteError, OptionError
 from graphtrace.forward import ABLATIONS, LayerMask, run_model
@@ -70,9 +71,9 @@ class Evaluation:
 
     @property
     def kind(self) -> str:
-        """`mode:ablation:ablate`, as Curve.kind."""
-        reference = f"@{self.means.id}" if self.means else ""
-        return f"{self.mode}:{self.ablation}{reference}:{','.join(self.ablate)}"
+        """The kind of its curves, as Curve.kind."""
+        reference = self.means.id if self.means else None
+        return curve_kind(self.mode, self.ablation, ",".join(self.ablate), reference)
 
 
 class Agreement(NamedTuple):

@@ -95,7 +95,7 @@ def _trace_one(model, input_, options, keep, writer, key, result) -> None:
         tokens = tokenize(model, input_)
         trace_id = planned_id(model, tokens, options)
         n_kept = keep_count(keep, layout_of(model, tokens).n_edges)
-        if writer.has(trace_id, n_kept):
+        if writer.has(trace_id, n_kept, (options.evaluation.kind,)):
             result.present.append(trace_id)
             return
         trace = trace_tokens(model, tokens, options)

@@ -242,6 +242,15 @@ def test_the_command_line_has_the_librarys_defaults():
         assert str(given[name]) == str(library[name].default), name
 
 
+def test_the_families_are_named_where_people_look():
+    from graphtrace.families import FAMILIES
+
+    names = sorted(family.name for family in FAMILIES.values())
+    listed = ", ".join(names).replace("gemma3", "gemma3 (text)")
+    for page in (ROOT / "README.md", ROOT / "docs" / "families.md"):
+        assert listed in " ".join(page.read_text().split()), page.name
+
+
 CLI_PAGE = ROOT / "docs" / "cli.md"
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from tiny_models import save_tiny
 
 import graphtrace as gt
@@ -97,6 +98,39 @@ def test_a_larger_keep_traces_again_and_a_smaller_one_does_not(folder, tmp_path)
     with open_archive(archive) as opened:
         traces = opened.traces()
     assert traces["n_kept"].tolist() == traces["n_edges"].tolist()
+
+
+def test_another_evaluation_adds_a_curve_and_keeps_the_first(folder, tmp_path):
+    archive, texts = tmp_path / "archive", ["the cat sat", "the dog ran"]
+    model = gt.load_model(str(folder))
+    first = extract(model, texts, archive, sizes=(0.1,))
+    for options in ({"mode": "necessity"}, {"ablate": "residual,mlp"}):
+        more = extract(model, texts, archive, sizes=(0.1,), **options)
+        assert (more.traced, more.present) == (first.traced, [])
+        assert extract(model, texts, archive, sizes=(0.1,), **options).present == first.traced
+    with gt.open_archive(archive) as opened:
+        assert opened.verify().empty
+        for trace in first.traced:
+            kinds = [curve.kind for curve in opened[trace].curves]
+            assert kinds == [
+                "sufficiency:zero:residual,mlp,attention",
+                "necessity:zero:residual,mlp,attention",
+                "sufficiency:zero:residual,mlp",
+            ]
+
+
+def test_nan_in_the_weights_fails_the_input_and_the_run_goes_on(folder, tmp_path):
+    model = gt.load_model(str(folder))
+    texts = ["the cat sat", "the dog ran", "the mat sat"]
+    ids = [set(model.tokenizer(text)["input_ids"]) for text in texts]
+    (only_second, *_) = ids[1] - ids[0] - ids[2]
+    with torch.no_grad():
+        model.causal_lm.model.embed_tokens.weight[only_second] = float("nan")
+    done = extract(model, texts, tmp_path / "archive", sizes=(0.1,))
+    assert (len(done.traced), len(done.failed)) == (2, 1)
+    assert "layer 0" in done.failed[0][1]
+    with gt.open_archive(tmp_path / "archive") as opened:
+        assert list(opened.failures()["error"]) == ["NonFiniteError"]
 
 
 def test_kill_9_loses_nothing_and_repeats_nothing(folder, corpus, tmp_path):
