@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphtrace.corpus_formats import Line, read_lines, shown, suffix_and_stem
-from graphtrace.errors import CorpusError, EmptyTextError, OptionError
-from graphtrace.traces import Input
+from graphtrace.errors import CorpusError, EmptyTextError, InputError, OptionError
+from graphtrace.traces import Input, short_hash
 
 TEXT_COLUMNS = ("text", "sentence", "prompt")
 """Columns that are taken for the text where none is named, in this order."""
+
+MESSAGES = "messages"
+"""Column of a chat: a list of {role, content}, kept under this name in `Input.meta`."""
+
+Messages = list[dict[str, Any]]
 
 LABELS = ("group", "pair", "label")
 """Columns that become labels where they are present, besides those that are named."""
@@ -30,6 +35,7 @@ def read_corpus(
     text_column: str | None = None,
     labels: Sequence[str] = (),
     id_column: str | None = None,
+    chat: bool = False,
 ) -> list[Input]:
     """The inputs of a corpus file, in its order.
 
@@ -40,6 +46,10 @@ def read_corpus(
     default `id`; a line without one is named `<stem>-<line number>`. `continuation` is the text
     that really follows; every other column goes into `meta`. The corpus's name is the file's
     stem.
+
+    chat: where a line has `messages` (or the text column holds such a list), a list of {role,
+    content} or its JSON, they are the input: `meta["messages"]` keeps them, `text` is their
+    contents joined by newlines. Other lines are texts as without it.
 
     Raises CorpusError naming the file and the line.
     """
@@ -53,7 +63,7 @@ def read_corpus(
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
     if not lines:
         raise CorpusError(f"{path} is empty: it holds no text")
-    columns = _columns(path, suffix, lines, text_column, labels, id_column)
+    columns = _columns(path, suffix, lines, text_column, labels, id_column, chat)
     inputs: list[Input] = []
     places: dict[str, str] = {}
     for line in lines:
@@ -83,6 +93,61 @@ def texts_as_inputs(texts: Iterable[str], corpus: str = "") -> list[Input]:
             ) from error
         found.setdefault(text, Input(name=f"text-{digest[:6]}", text=text, corpus=corpus))
     return list(found.values())
+
+
+def as_input(text: str | Any) -> Input:
+    """The Input of a text or of a chat's messages, named by what it holds (`text-` or `chat-` + 6
+    hex). Raises InputError."""
+    if isinstance(text, str):
+        return texts_as_inputs([text])[0]
+    if not isinstance(text, list | tuple):
+        raise InputError(f"a text is a string or the messages of a chat; got {shown(text)}")
+    messages = as_messages(text, "the chat")
+    _check_unicode("the chat", json.dumps(messages, ensure_ascii=False))
+    return Input(
+        name=short_hash(messages, "chat-", 6),
+        text=text_of_messages(messages),
+        meta={MESSAGES: messages},
+    )
+
+
+def as_messages(value: Any, where: str) -> Messages:
+    """The messages of a chat, checked: a list of {role, content}, or its JSON.
+
+    where: begins the message of an error. Raises CorpusError naming the message that is wrong.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise CorpusError(
+                f"{where}: {MESSAGES!r} is {shown(value)}, not a list of {{role, content}}: {error}"
+            ) from error
+    if not isinstance(value, list | tuple):
+        raise CorpusError(
+            f"{where}: {MESSAGES!r} is {shown(value)}, not a list of {{role, content}}"
+        )
+    if not value:
+        raise CorpusError(f"{where}: {MESSAGES!r} is empty; a chat has at least one message")
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, dict):
+            raise CorpusError(
+                f"{where}: message {number} is {shown(message)}, not an object with role and "
+                "content"
+            )
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                found = f"is {shown(message[key])}, not a text" if key in message else "is missing"
+                raise CorpusError(
+                    f"{where}: the {key!r} of message {number} {found}; a message is an object "
+                    'such as {"role": "user", "content": "Hello"}'
+                )
+    return [dict(message) for message in value]
+
+
+def text_of_messages(messages: Messages) -> str:
+    """The contents of a chat's messages, joined by newlines."""
+    return "\n".join(message["content"] for message in messages)
 
 
 class Shard(NamedTuple):
@@ -117,7 +182,8 @@ def take_shard(inputs: Sequence[Input], shard: Shard | tuple[int, int] | None) -
 
 
 class _Columns(NamedTuple):
-    text: str
+    text: str | None
+    chat: str | None
     name: str
     name_required: bool
     labels: tuple[str, ...]
@@ -130,6 +196,7 @@ def _columns(
     text_column: str | None,
     labels: Sequence[str],
     id_column: str | None,
+    chat: bool,
 ) -> _Columns:
     """Which columns are meant. Raises CorpusError for a named one that no line has."""
     named = [("--text-column", text_column), ("--id-column", id_column)]
@@ -146,28 +213,31 @@ def _columns(
                 f"{path} has no column {name!r} ({option}); its columns: {listed}{hint}"
             )
     text = text_column or next((name for name in TEXT_COLUMNS if name in known), None)
-    if text is None:
+    messages = (text_column or MESSAGES) if chat else None
+    if text is None and MESSAGES in known and not chat:
         raise CorpusError(
-            f"{path} has no column named {', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}; its "
-            f"columns: {listed}; name the one that holds the text with --text-column"
+            f"{path} holds chats (a column {MESSAGES!r} and none named {_one_of(TEXT_COLUMNS)}); "
+            "add --chat (chat=True) to read them through the model's chat template"
+        )
+    if text is None and messages not in known:
+        also = f" or {MESSAGES}" if chat else ""
+        raise CorpusError(
+            f"{path} has no column named {_one_of(TEXT_COLUMNS)}{also}; its columns: {listed}; "
+            "name the one that holds the text with --text-column"
         )
     name = id_column or "id"
-    return _Columns(text, name, id_column is not None, tuple(dict.fromkeys((*LABELS, *labels))))
+    all_labels = tuple(dict.fromkeys((*LABELS, *labels)))
+    return _Columns(text, messages, name, id_column is not None, all_labels)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _input(path: Path, stem: str, line: Line, columns: _Columns) -> Input:
     record = dict(line.record)
     where = f"{path}, {line.place}"
-    if columns.text not in record:
-        raise CorpusError(f"{where}: there is no {columns.text!r}; every line needs a text")
-    text = record.pop(columns.text)
-    if not isinstance(text, str):
-        raise CorpusError(
-            f"{where}: {columns.text!r} is {shown(text)}, not a text; repair it or name another "
-            "column with --text-column"
-        )
-    if not text.strip():
-        raise CorpusError(f"{where}: {columns.text!r} is empty; remove the line or give it a text")
+    text = _text_of(record, where, columns)
     value = record.pop(columns.name, None)
     name = f"{stem}-{line.number}" if _absent(value) or value == "" else _plain(value)
     if columns.name_required and (_absent(value) or value == ""):
@@ -196,6 +266,28 @@ def _input(path: Path, stem: str, line: Line, columns: _Columns) -> Input:
     return Input(
         name=name, text=text, corpus=stem, continuation=continuation, meta=meta, labels=found
     )
+
+
+def _text_of(record: dict[str, Any], where: str, columns: _Columns) -> str:
+    """The text of a record, whose column leaves it; a chat's messages stay in it."""
+    messages = record.get(columns.chat) if columns.chat else None
+    if not _absent(messages) and (columns.chat == MESSAGES or not isinstance(messages, str)):
+        del record[columns.chat]  # pyright: ignore[reportArgumentType]
+        record[MESSAGES] = as_messages(messages, where)
+        text, column = text_of_messages(record[MESSAGES]), "every message"
+    else:
+        if columns.text is None or columns.text not in record:
+            missing = columns.text or columns.chat
+            raise CorpusError(f"{where}: there is no {missing!r}; every line needs a text")
+        text, column = record.pop(columns.text), repr(columns.text)
+        if not isinstance(text, str):
+            raise CorpusError(
+                f"{where}: {column} is {shown(text)}, not a text; repair it or name another "
+                "column with --text-column"
+            )
+    if not text.strip():
+        raise CorpusError(f"{where}: {column} is empty; remove the line or give it a text")
+    return text
 
 
 def _absent(value: Any) -> bool:

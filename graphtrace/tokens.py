@@ -34,13 +34,15 @@ def token_texts(tokenizer: Any, token_ids: list[int]) -> list[str]:
     """Each token as decoded text with its space (`" the"`); special tokens by their name; byte
     fragments as `<0xE2>`."""
     special, byte_level = special_ids(tokenizer), is_byte_level(tokenizer)
+    added = getattr(tokenizer, "added_tokens_decoder", {})
     table, texts = _byte_of_character(), []
     for token_id, piece in zip(token_ids, tokenizer.convert_ids_to_tokens(token_ids), strict=True):
         if piece is None:
             texts.append(f"<id {token_id}>")
         elif token_id in special:
             texts.append(piece)
-        elif byte_level and all(c in table for c in piece):
+        # Added tokens are plain text, not of the byte alphabet.
+        elif byte_level and token_id not in added and all(c in table for c in piece):
             texts.append(bytes_as_text(bytes(table[c] for c in piece)))
         elif match := _BYTE_PIECE.fullmatch(piece):
             texts.append(bytes_as_text(bytes.fromhex(match[1])))
@@ -51,8 +53,14 @@ def token_texts(tokenizer: Any, token_ids: list[int]) -> list[str]:
 
 def special_ids(tokenizer: Any) -> set[int]:
     """Ids of BOS, EOS, padding and template tokens, which swallow attention; none without a
-    tokenizer."""
+    tokenizer. The token for unknown characters stands for text, so it is not among them unless it
+    serves as one of the others too."""
     if tokenizer is None:
         return set()
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+    found = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+    others = {getattr(tokenizer, f"{name}_token_id", None) for name in _ROLES}
+    return found - ({getattr(tokenizer, "unk_token_id", None)} - others)
+
+
+_ROLES = ("bos", "eos", "pad", "sep", "cls", "mask")

@@ -59,8 +59,11 @@ class Input:
 
     @property
     def id(self) -> str:
-        """'i' + 12 hex of name and text, so that equal texts under two names stay two inputs."""
-        return short_hash([self.name, self.text], "i")
+        """'i' + 12 hex of name and text, so that equal texts under two names stay two inputs; of a
+        chat's messages too, since other messages can have the same contents."""
+        messages = self.meta.get("messages")
+        chat = [messages] if isinstance(messages, list) else []
+        return short_hash([self.name, self.text, *chat], "i")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from graphtrace.scoring import FISHER_PROBES, Scored, draws, parse_scorer, score
 from graphtrace.search import SEARCHES, rank_edges
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.subgraph import component_index
-from graphtrace.tokenizing import Tokenized, tokenize
+from graphtrace.tokenizing import TEXT_DEFAULTS, TextOptions, Tokenized, tokenize
 from graphtrace.tokens import special_ids, token_texts
 from graphtrace.traces import Curve, Input, Settings, Trace, short_hash, trace_id
 
@@ -112,20 +112,24 @@ def trace(
     ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
     means: ReferenceMeans | str | Path | None = None,
     continuation: str | None = None,
+    bos: str = TEXT_DEFAULTS.bos,
+    chat: bool = TEXT_DEFAULTS.chat,
+    system: str | None = TEXT_DEFAULTS.system,
 ) -> Trace:
     """Trace the prediction of the token that follows `text`.
 
-    model: from `load_model`, or what `load_model` takes. text: a string, or token ids taken as
-    they are. continuation: how the text goes on; its first token gives `loss`. scorer, search: see
-    TraceOptions. mode, ablation, ablate: see Evaluation; means: ReferenceMeans or their file, for
-    the `mean` ablation.
+    model: from `load_model`, or what `load_model` takes. text: a string, the messages of a chat,
+    or token ids taken as they are. continuation: how the text goes on; its first token gives
+    `loss`. scorer, search: see TraceOptions. mode, ablation, ablate: see Evaluation; means:
+    ReferenceMeans or their file, for the `mean` ablation. bos, chat, system: see TextOptions.
 
     Raises EmptyTextError, TextTooLongError, NonFiniteError, ModelMemoryError, OptionError.
     """
     traced_model = model if isinstance(model, TracedModel) else load_model(model)
     evaluation = as_evaluation(mode, ablation, ablate, means)
     options = TraceOptions(scorer, search, seed, tuple(sizes), evaluation)
-    return trace_tokens(traced_model, tokenize(traced_model, text, continuation), options)
+    tokens = tokenize(traced_model, text, continuation, TextOptions(bos, chat, system))
+    return trace_tokens(traced_model, tokens, options)
 
 
 def trace_many(
@@ -140,13 +144,18 @@ def trace_many(
     ablation: str = DEFAULTS.evaluation.ablation,
     ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
     means: ReferenceMeans | str | Path | None = None,
+    bos: str = TEXT_DEFAULTS.bos,
+    chat: bool = TEXT_DEFAULTS.chat,
+    system: str | None = TEXT_DEFAULTS.system,
 ) -> Iterator[Trace]:
     """Trace each text in turn: the same traces as one by one."""
     traced_model = model if isinstance(model, TracedModel) else load_model(model)
     evaluation = as_evaluation(mode, ablation, ablate, means)
     options = TraceOptions(scorer, search, seed, tuple(sizes), evaluation)
+    text_options = TextOptions(bos, chat, system)
     for text in texts:
-        yield trace_tokens(traced_model, tokenize(traced_model, text), options)
+        tokens = tokenize(traced_model, text, options=text_options)
+        yield trace_tokens(traced_model, tokens, options)
 
 
 def trace_tokens(model: TracedModel, tokens: Tokenized, options: TraceOptions) -> Trace:

@@ -70,10 +70,48 @@ def extract(
         typer.Option(help="Edges the archive keeps: F, k:N or all [default: 1 %, at least 5,000]."),
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="Column to keep as a label.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column that holds the text.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that holds the text, or with --chat the messages [default: text, sentence "
+            "or prompt; with --chat messages]."
+        ),
+    ] = None,
+    bos: Annotated[
+        str,
+        typer.Option(
+            help="Token that begins a text: auto (as the tokenizer does), yes (put in front where "
+            "it is not), no (taken out where the tokenizer puts it)."
+        ),
+    ] = "auto",
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Read each line's messages, or its text as the user's, through the model's chat "
+            "template; the answer's first token is traced.",
+        ),
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="System message in front of every chat; with --chat.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:1 …; balanced, balanced_low_0 or sequential spread the "
+            "model over all GPUs."
+        ),
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="auto (float32 on a CPU, the checkpoint's on a GPU), float32, bfloat16 or float16."
+        ),
+    ] = "auto",
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit on the hub, such as a training checkpoint's."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed, for scorers that draw.")] = 0,
     shard: Annotated[
         str | None, typer.Option(help="I/N: the I-th of N disjoint parts of the corpus.")
@@ -88,7 +126,7 @@ def extract(
     Ends with a table of what was traced. Exit code 0: all done; 3: some inputs failed; 143:
     stopped by SIGTERM after the input at hand.
     """
-    inputs = _inputs(corpus, text, limit, label, text_column, shard)
+    inputs = _inputs(corpus, text, limit, label, text_column, shard, chat)
     from graphtrace.archive_write import parse_keep
 
     grid = None if sizes is None else _numbers(sizes)
@@ -97,8 +135,10 @@ def extract(
     # What is wrong with the options is said before a model is loaded.
     from graphtrace.loading import load_model
     from graphtrace.study import extract as extract_inputs
+    from graphtrace.tokenizing import TextOptions
     from graphtrace.tracing import DEFAULTS, TraceOptions, as_evaluation
 
+    TextOptions(bos, chat, system)
     evaluation = as_evaluation(mode, ablation, ablate, means)
     options = TraceOptions(scorer, search, seed, grid or DEFAULTS.sizes, evaluation)
     stop = threading.Event()
@@ -115,6 +155,9 @@ def extract(
         ablation=ablation,
         ablate=ablate,
         means=evaluation.means,
+        bos=bos,
+        chat=chat,
+        system=system,
         keep=rule,
         retry_failed=retry_failed,
         show_progress=True,
@@ -133,16 +176,22 @@ def extract(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _inputs(corpus, text, limit, label, text_column, shard) -> list:
+def _inputs(corpus, text, limit, label, text_column, shard, chat) -> list:
     from graphtrace.corpus import parse_shard, read_corpus, take_shard, texts_as_inputs
     from graphtrace.errors import OptionError
 
     if (corpus is None) == (not text):
         raise OptionError("give either a corpus file or one or more --text, and not both")
     if corpus is None:
+        if label or text_column:
+            raise OptionError(
+                "--label and --text-column name columns of a corpus file; --text has none"
+            )
         inputs = texts_as_inputs(text)[:limit]
     else:
-        inputs = list(read_corpus(corpus, limit=limit, text_column=text_column, labels=label or ()))
+        inputs = list(
+            read_corpus(corpus, limit=limit, text_column=text_column, labels=label or (), chat=chat)
+        )
     return inputs if shard is None else take_shard(inputs, parse_shard(shard))
 
 
