@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from graphtrace.corpus import (
     Shard,
+    as_input,
     parse_shard,
     read_corpus,
     take_shard,
     texts_as_inputs,
 )
-from graphtrace.errors import CorpusError, EmptyTextError, OptionError
+from graphtrace.errors import CorpusError, EmptyTextError, InputError, OptionError
 from graphtrace.traces import Input
 
 ROWS = [
@@ -37,15 +38,16 @@ def write(tmp_path):
 
 
 def delimited(rows, delimiter: str) -> str:
-    def cell(value: str) -> str:
+    def cell(value) -> str:
+        value = value if isinstance(value, str) else json.dumps(value)
         return '"' + value.replace('"', '""') + '"'
 
     lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     return "".join(delimiter.join(line) + "\r\n" for line in lines)
 
 
-def as_file(write, tmp_path, extension: str):
-    rows = [{**row, "note": "n"} for row in ROWS]
+def as_file(write, tmp_path, extension: str, rows=ROWS):
+    rows = [{**row, "note": "n"} for row in rows]
     bare = extension.removesuffix(".gz")
     if bare == ".parquet":
         path = tmp_path / "corpus.parquet"
@@ -215,6 +217,92 @@ def test_mistakes_are_named(write, name, content, options, message):
     with pytest.raises(CorpusError, match=message) as caught:
         read_corpus(write(name, content), **options)
     assert name in str(caught.value)
+
+
+CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "me é"}]
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_chats_of_every_format(write, tmp_path, extension):
+    row = {"id": "one", "messages": CHAT, "group": "a", "continuation": "yes", "k": "v"}
+    path = as_file(write, tmp_path, extension, [row])
+    (found,) = read_corpus(path, chat=True)
+    assert (found.name, found.text, found.continuation) == ("one", "Who?\nme é", "yes")
+    assert found.meta == {"messages": CHAT, "note": "n", "k": "v"}
+    assert found.labels == {"group": "a"}
+    with pytest.raises(CorpusError, match=r"corpus\..* holds chats .*none named text.*add --chat"):
+        read_corpus(path)
+    (given,) = read_corpus(path, chat=True, text_column="messages")
+    assert given == found
+    assert read_corpus(path, text_column="k")[0].text == "v"
+
+
+def test_messages_beside_texts(write):
+    rows = [
+        {"text": "plain", "messages": CHAT},
+        {"text": "only text"},
+        {"text": "null", "messages": None},
+    ]
+    path = write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [found.text for found in read_corpus(path)] == ["plain", "only text", "null"]
+    one, two, three = read_corpus(path, chat=True)
+    assert (one.text, one.meta) == ("Who?\nme é", {"messages": CHAT, "text": "plain"})
+    assert (two.text, two.meta) == ("only text", {})
+    assert (three.text, three.meta) == ("null", {"messages": None})
+    # A column that is named holds the texts or the chats; the others are not looked at.
+    named = read_corpus(path, chat=True, text_column="text")
+    assert [found.text for found in named] == ["plain", "only text", "null"]
+    path = write("b.jsonl", json.dumps({"dialogue": CHAT, "messages": 5}))
+    (found,) = read_corpus(path, chat=True, text_column="dialogue")
+    assert found.meta == {"messages": CHAT}
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("Hello", r"'messages' is str \"Hello\", not a list of \{role, content\}"),
+        ('{"role": "user"}', r"'messages' is dict .*not a list"),
+        (5, r"'messages' is int 5, not a list"),
+        ([], r"'messages' is empty; a chat has at least one message"),
+        (["Hello"], r"message 1 is str \"Hello\", not an object with role"),
+        (
+            [CHAT[0], {"role": "user"}],
+            r"the 'content' of message 2 is missing; .*\"role\": \"user\"",
+        ),
+        ([{"from": "human", "value": "x"}], r"the 'role' of message 1 is missing"),
+        ([{"role": "user", "content": None}], r"'content' of message 1 is NoneType null"),
+        ([{"role": "user", "content": [{"type": "text"}]}], r"'content' of message 1 is list"),
+        ([{"role": "user", "content": " "}], r"every message is empty"),
+        ([{"role": "user", "content": "\ud83d"}], r"half a surrogate"),
+    ],
+)
+def test_chats_that_are_wrong_are_named(write, messages, message):
+    lines = [{"messages": CHAT}, {"messages": messages}]
+    path = write("a.jsonl", "\n".join(map(json.dumps, lines)))
+    with pytest.raises(CorpusError, match=rf"a\.jsonl, line 2: .*{message}"):
+        read_corpus(path, chat=True)
+
+
+def test_a_chat_corpus_without_chats(write):
+    path = write("a.jsonl", '{"conversation": "x"}')
+    with pytest.raises(CorpusError, match=r"text, sentence or prompt or messages; its columns"):
+        read_corpus(path, chat=True)
+    path = write("b.jsonl", '{"messages": [{"role": "user", "content": "x"}]}\n{"n": 1}')
+    with pytest.raises(CorpusError, match="line 2: there is no 'messages'"):
+        read_corpus(path, chat=True)
+    (found,) = read_corpus(write("c.txt", "just a text"), chat=True)
+    assert (found.text, found.meta) == ("just a text", {})
+
+
+def test_as_input():
+    found = as_input(CHAT)
+    assert (found.name[:5], len(found.name), found.text) == ("chat-", 11, "Who?\nme é")
+    assert as_input("text") == texts_as_inputs(["text"])[0]
+    for bad in (5, None, {"role": "user"}):
+        with pytest.raises(InputError, match="a string or the messages of a chat; got"):
+            as_input(bad)
+    with pytest.raises(CorpusError, match="surrogate"):
+        as_input([{"role": "user", "content": "a\udcff"}])
 
 
 def test_missing_file_and_folder(write, tmp_path):
