@@ -28,6 +28,9 @@ NUCLEUS_PERCENT = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
 N_TOP = 10
 """Most probable tokens that are kept with the full model and with every point."""
 
+NO_EDGE = 255
+"""Bucket of places in the tensors where the graph has no edge."""
+
 MASK_BYTES = 256 * 2**20
 """Room for the largest per-layer tensors of the points that are evaluated together."""
 
@@ -108,7 +111,7 @@ def kept_edges(grid_P: np.ndarray, n_edges: int) -> np.ndarray:
 
 def edge_buckets(rank_E: np.ndarray, k_P: np.ndarray) -> np.ndarray:
     """uint8 [E]: the first grid point whose trace holds the edge."""
-    assert len(k_P) < 255
+    assert len(k_P) < NO_EDGE
     return np.searchsorted(k_P, rank_E, side="right").astype(np.uint8)
 
 
@@ -144,7 +147,8 @@ class BucketMasks:
             return torch.ones(shape, dtype=self.dtype, device=self.device)
         bucket_t = torch.as_tensor(bucket, device=self.device)[None]
         inside = bucket_t <= self.points_B.view(-1, *[1] * bucket.ndim)
-        return (~inside if necessity else inside).to(self.dtype)
+        kept = ~inside & (bucket_t != NO_EDGE) if necessity else inside
+        return kept.to(self.dtype)
 
 
 def masked_logits(
@@ -163,7 +167,7 @@ def masked_logits(
     evaluation = evaluation or Evaluation()
     k_P = np.asarray(k_P, np.int64)
     distinct, back = np.unique(k_P, return_inverse=True)
-    buckets = unflatten_edges(layout, edge_buckets(rank_E, distinct), 255)
+    buckets = unflatten_edges(layout, edge_buckets(rank_E, distinct), NO_EDGE)
     ids_1T = ids_T[None].to(model.device)
     logits, todo, size = [], np.arange(len(distinct)), _points_together(model, layout)
     while len(todo):
