@@ -323,7 +323,8 @@ def table_of(text):
 
 def test_the_page_has_the_figures():
     """Write them again with GRAPHTRACE_WRITE=1. Another machine's rounding may move a figure a
-    little; which edges are needed does not depend on it."""
+    little, and move edges that `proximity` gives nothing or next to nothing among each other: of
+    its misses the page holds that they are misses."""
     page = PAGE.read_text()
     if os.environ.get("GRAPHTRACE_WRITE"):
         old = "\n".join(table_of(page)) + "\n"
@@ -334,9 +335,11 @@ def test_the_page_has_the_figures():
     assert len(written) == len(seen) == 2 + len(MODELS) * (len(SCORERS) + 1)
     for ours, theirs in zip(written, seen, strict=True):
         assert re.sub(FIGURE, "", ours) == re.sub(FIGURE, "", theirs)
-        for ranges in zip(ranges_of(ours), ranges_of(theirs), strict=True):
+        (circuit, _), *figures = ranges_of(theirs) or [(0, 0)]
+        for ranges in zip(ranges_of(ours)[1:], figures, strict=True):
             for a, b in zip(*ranges, strict=True):
-                assert abs(a - b) <= 2 + 0.15 * b, (ours, theirs)
+                missed = "`proximity`" in ours and min(a, b) >= MISSED * circuit
+                assert missed or abs(a - b) <= 2 + 0.15 * b, (ours, theirs)
 
 
 def ranges_of(row):
