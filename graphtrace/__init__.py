@@ -17,6 +17,7 @@ _HOMES = {
     "Trace": "graphtrace.traces",
     "centrality": "graphtrace.analysis.centrality",
     "core_stability": "graphtrace.analysis.core",
+    "density": "graphtrace.analysis.density",
     "export_gephi": "graphtrace.export",
     "export_graphml": "graphtrace.export",
     "extract": "graphtrace.study",
@@ -40,6 +41,7 @@ __all__ = [
     "Trace",
     "centrality",
     "core_stability",
+    "density",
     "export_gephi",
     "export_graphml",
     "extract",
@@ -58,6 +60,7 @@ __all__ = [
 if TYPE_CHECKING:
     from graphtrace.analysis.centrality import centrality
     from graphtrace.analysis.core import core_stability
+    from graphtrace.analysis.density import density
     from graphtrace.analysis.modularity import modularity
     from graphtrace.archive import open_archive
     from graphtrace.archive_write import write_traces

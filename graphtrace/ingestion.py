@@ -27,7 +27,7 @@ BATCH_EDGES = 3_000_000
 class IngestResult:
     """What an ingest did. n_new: traces added; n_present: were there already; n_deleted: left out
     because they had been deleted from the store; n_longer: of those present, how many hold more
-    edges in the archive than in the store; n_edges: edges added."""
+    edges or other kinds of curves in the archive than in the store; n_edges: edges added."""
 
     archive: str
     store: str
@@ -64,6 +64,7 @@ def ingest(
     with open_store(store, read_only=False, wait=wait) as target:
         known = target.traces()
         kept = dict(zip(known["id"], known["n_kept"], strict=True))
+        kinds = dict(zip(known["id"], map(set, known["curves"]), strict=True))
         deleted = set(target.file.deleted)
         if restore:
             target.remember(deleted=tuple(sorted(deleted - set(frame["id"]))))
@@ -81,7 +82,11 @@ def ingest(
             n_new=len(new),
             n_present=len(pairs) - len(fresh),
             n_deleted=len(fresh) - len(new),
-            n_longer=sum(n > kept.get(trace, n) for trace, n in pairs),
+            n_longer=sum(
+                n > kept[trace] or not kinds[trace].issuperset(curves)
+                for (trace, n), curves in zip(pairs, frame["curves"], strict=True)
+                if trace in kept
+            ),
             n_edges=n_edges,
             seconds=time.perf_counter() - started,
         )

@@ -2,6 +2,7 @@
 
 import difflib
 from collections import Counter
+from collections.abc import Iterable
 from typing import Protocol
 
 import pandas as pd
@@ -113,3 +114,21 @@ def select_traces(
             f"these traces mix several settings ({listed}); choose one with --settings"
         )
     return found
+
+
+def check_curves(traces: pd.DataFrame) -> None:
+    """Raise OptionError where the first curves of `traces` (rows of `traces()`) are of several
+    kinds, listing them with their counts: densities and `tv:` sizes are of the first curve, and
+    those of two kinds must not be pooled."""
+    check_kinds(traces["curve"])
+
+
+def check_kinds(kinds: Iterable[str]) -> None:
+    """Raise OptionError where `kinds` of curves, one a trace, are several."""
+    counts = Counter(kinds)
+    if len(counts) > 1:
+        listed = "; ".join(f"{kind}: {n}" for kind, n in sorted(counts.items()))
+        raise OptionError(
+            f"these traces' first curves are of several kinds ({listed}), which are not pooled; "
+            "choose one with --where curve=KIND"
+        )

@@ -48,6 +48,11 @@ class MemorySource:
                     "labels": t.input.labels,
                     "meta": json.dumps(t.input.meta),
                     "created": t.created,
+                    "mlp_active_share": t.mlp_active_share,
+                    "mass90_edges": t.mass90_edges,
+                    "score_gini": t.score_gini,
+                    "curve": t.curve.kind,
+                    "curves": [curve.kind for curve in t.curves],
                 }
                 for t in self.held.values()
             ],

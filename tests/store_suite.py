@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from builders import model_info, synthetic_trace
+from builders import model_info, synthetic_trace, with_curves, with_experts
 
 from graphtrace import schema
 from graphtrace.archive import open_archive
@@ -29,13 +29,15 @@ NO_WARNING = pytest.mark.filterwarnings(f"ignore::{ShortTraceWarning.__module__}
 
 
 def zoo():
-    """Traces of several models: sequential, parallel, sliding windows, odd texts, few edges kept,
-    a target and a foil."""
+    """Traces of several models: sequential, parallel, sliding windows, experts, odd texts, few
+    edges kept, a target and a foil."""
     parallel = model_info(3, 2, name="par", parallel=True)
     windowed = model_info(3, 2, name="win", windows=(2, None, 3))
     traces = [synthetic_trace(seed=i, n=4 + i, labels={"group": "ab"[i % 2]}) for i in range(4)]
     traces += [synthetic_trace(seed=i, n=5, model=parallel) for i in range(2)]
     traces += [synthetic_trace(seed=i, n=6, model=windowed) for i in range(2)]
+    for model in (model_info(3, 2, name="moe"), model_info(3, 2, name="moe-par", parallel=True)):
+        traces.append(with_experts(synthetic_trace(seed=5, n=5, model=model)))
     odd = synthetic_trace(
         seed=9, n=6, name="naïve 'quote' \"x\" \\ ; //", text="日本\n`語`", keep=20
     )
@@ -44,6 +46,8 @@ def zoo():
     points = len(curve.k)
     other = dataclasses.replace(
         curve,
+        ablation="mean",
+        reference="m0a1b2c3d",
         mode="necessity",
         p_target=np.linspace(0, 1, points),
         logit_diff=np.linspace(-2, 2, points),
@@ -76,7 +80,7 @@ def check_same(subgraph, trace, size):
 
 
 class StoreSuite:
-    """Inherit; the module provides `new_url`."""
+    """Inherit; the module provides `new_url`, and the class `rebuild(url)`."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -95,7 +99,7 @@ class StoreSuite:
     def url(cls, new_url, archive):
         url = new_url()
         result = ingest(archive, url)
-        assert result.n_new == 9
+        assert result.n_new == 11
         return url
 
     @pytest.fixture(scope="class")
@@ -147,7 +151,7 @@ class StoreSuite:
             before = store.traces()
             counts = self.counts(store)
         again = ingest(archive, url)
-        assert (again.n_new, again.n_present, again.n_edges) == (0, 9, 0)
+        assert (again.n_new, again.n_present, again.n_edges) == (0, 11, 0)
         with open_store(url) as store:
             pd.testing.assert_frame_equal(store.traces(), before)
             assert self.counts(store) == counts
@@ -225,9 +229,42 @@ class StoreSuite:
         for number, curve in enumerate(trace.curves):
             rows, expected = found[found["curve"] == number], curve.frame()
             assert set(rows["mode"]) == {curve.mode}
+            assert set(rows["reference"].fillna("")) == {curve.reference or ""}
             for name in expected.columns:
                 assert rows[name].tolist() == expected[name].tolist()
         assert found["p_target"].isna().tolist() == [True] * 27 + [False] * 27
+
+    def test_experts_stand_on_the_states_behind_their_block(self, store, traces):
+        for trace in traces:
+            found = store.query(
+                "MATCH (s:State)-[:IN_TRACE]->(t:Trace {id: $id}) RETURN s.level AS level, "
+                "s.layer AS layer, s.site AS site, s.position AS position, s.experts AS experts",
+                id=trace.id,
+            )
+            assert len(found) == len(trace.nodes(f"k:{trace.n_kept}"))
+            n_said = 0
+            for row in found.to_dict("records"):
+                said = None if pd.isna(row["experts"]) else row["experts"]
+                if trace.experts is None or row["site"] not in ("mlp", "block") or row["layer"] < 1:
+                    assert said is None
+                else:
+                    a, b = trace.experts[int(row["layer"]), row["position"]]
+                    assert said == f"{a},{b}"
+                    n_said += 1
+            assert bool(n_said) == (trace.experts is not None)
+
+    def test_what_is_known_of_a_trace(self, store, traces):
+        found = store.query(
+            "MATCH (t:Trace) RETURN t.id AS id, t.mlp_active_share AS share, "
+            "t.mass90_edges AS mass90, t.score_gini AS gini, t.curve AS curve, t.curves AS curves"
+        ).set_index("id")
+        for trace in traces:
+            row = found.loc[trace.id]
+            share = trace.mlp_active_share
+            assert pd.isna(row["share"]) if share is None else row["share"] == share
+            assert (row["mass90"], row["gini"]) == (trace.mass90_edges, trace.score_gini)
+            assert row["curve"] == trace.curve.kind
+            assert list(row["curves"]) == [curve.kind for curve in trace.curves]
 
     def test_cypher_takes_parameters_and_only_reads(self, store):
         text = "MATCH (t:Trace) WHERE t.name = $name RETURN count(t) AS n"
@@ -260,6 +297,25 @@ class StoreSuite:
         with open_store(url) as store:
             check_same(store.subgraph(trace.id, 1.0), trace, 1.0)
             check_same(store.subgraph(trace.id, "k:30"), trace, "k:30")
+
+    def test_more_curves_in_the_archive_are_told(self, new_url, tmp_path):
+        trace, other = synthetic_trace(seed=4), synthetic_trace(seed=5)
+        url, archive = new_url(), tmp_path / "archive"
+        kind = "sufficiency:zero:mlp"
+        write_traces(archive, [trace, other])
+        assert ingest(archive, url).n_longer == 0
+        write_traces(archive, [with_curves(trace, kind)])
+        result = ingest(archive, url)
+        assert (result.n_new, result.n_longer) == (0, 1)
+        with open_store(url) as store:
+            assert store.traces()["curves"].str.len().tolist() == [1, 1]
+        self.rebuild(url)
+        assert ingest(archive, url).n_longer == 0
+        with open_store(url) as store:
+            found = store.traces().set_index("id").loc[trace.id]
+            assert found["curves"] == [trace.curve.kind, kind]
+            assert found["curve"] == trace.curve.kind
+            assert found["density"] == trace.density
 
     @staticmethod
     def counts(store):

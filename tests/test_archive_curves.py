@@ -336,7 +336,7 @@ def test_an_archive_of_format_1_is_read(golden):
     with open_archive(golden) as found:
         assert found.manifest.format == 1
         frame = found.traces()
-        assert frame["id"].tolist() == ["t05e3ed482e6e", "t5120a4be4c8e", "t501fbc7d6a84"]
+        assert frame["id"].tolist() == ["t05e3ed482e6e", "t091934be4dde", "t501fbc7d6a84"]
         assert frame["mlp_active_share"].isna().all()
         assert frame["curves"].tolist() == [[ZERO]] * 3
         assert frame["score_gini"].tolist() == [0.8] * 3

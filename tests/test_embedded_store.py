@@ -42,6 +42,8 @@ def new_url(tmp_path_factory):
 class TestSuite(StoreSuite):
     """The behaviour that all stores share."""
 
+    rebuild = staticmethod(rebuild_store)
+
 
 @pytest.fixture
 def small(tmp_path):
@@ -97,12 +99,31 @@ def test_no_store_and_not_a_store(tmp_path):
 def test_a_later_format_and_a_damaged_store_file_are_said(small):
     store, *_ = small
     text = (store / "store.json").read_text()
-    (store / "store.json").write_text(text.replace('"format": 1', '"format": 2'))
-    with pytest.raises(StoreError, match="format 2"):
+    (store / "store.json").write_text(text.replace('"format": 2', '"format": 3'))
+    with pytest.raises(StoreError, match="format 3"):
         open_store(store)
     (store / "store.json").write_text(text[:20])
     with pytest.raises(StoreDamagedError, match=r"store\.json"):
         open_store(store)
+
+
+def test_a_store_of_an_earlier_format_says_rebuild(small):
+    store, archive, traces = small
+    text = (store / "store.json").read_text()
+    (store / "store.json").write_text(text.replace('"format": 2', '"format": 1'))
+    for use in (
+        open_store,
+        lambda url: ingest(archive, url),
+        lambda url: delete_traces(url, ["x"]),
+    ):
+        with pytest.raises(StoreError, match=r"format 1 .*store rebuild --store"):
+            use(store)
+    assert rebuild_store(store).n_traces == 5
+    assert len(problems(store)) == 0
+    assert ingest(archive, store).n_present == len(traces)
+    (store / "store.json").write_text(text.replace('"format": 2', '"format": 1'))
+    delete_store(store)
+    assert not store.exists()
 
 
 def test_a_store_whose_making_was_interrupted_is_made_anew(small):
@@ -202,6 +223,10 @@ def test_the_lock_file_stays_small(small):
         ("MATCH ()-[r:RESIDUAL]->() SET r.first = false", "first of their source"),
         ("MATCH (s:State) WHERE s.position = 1 SET s.token = ''", "State.token"),
         ("MATCH (s:State) WHERE s.level = 1 SET s.name = ''", "State.name"),
+        ("MATCH (s:State) WHERE s.level = 2 SET s.experts = '1'", "State.experts"),
+        ("MATCH (t:Trace) SET t.mlp_active_share = 0.5", "Trace.mlp_active_share"),
+        ("MATCH (t:Trace) SET t.curves = []", "Trace.curves"),
+        ("MATCH (c:Checkpoint) SET c.reference = 'm'", "Checkpoint.reference"),
         ("MATCH (i:Input) SET i.text = 'x'", "Input.text"),
         ("MATCH (t:Trace) SET t.density = 0.0", "Trace.density"),
         ("MATCH (t:Trace) SET t.tokens = ['a', 'b', 'c', 'd']", "Trace.tokens"),

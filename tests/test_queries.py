@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from builders import synthetic_trace
+from builders import synthetic_trace, with_curves
 
 from graphtrace.archive_write import write_traces
 from graphtrace.catalogue import catalogue
@@ -257,6 +257,7 @@ def test_traces_by_density(ask, traces):
         {
             "trace": t.id,
             "name": t.name,
+            "curve": t.curve.kind,
             "density": t.density,
             "density_normalised": t.density_normalised,
             "n_tokens": t.position + 1,
@@ -299,6 +300,7 @@ def test_reconstruction_curve(ask, traces):
         for mine, theirs in zip(found, expected, strict=True):
             assert mine | theirs == mine
             assert (mine["mode"], mine["ablation"]) == ("sufficiency", "zero")
+            assert mine["reference"] is None
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -352,6 +354,7 @@ def test_labels(ask, traces):
         {
             "key": key,
             "value": value,
+            "curve": part[0].curve.kind,
             "n_inputs": len(part),
             "density": sum(t.density for t in part) / len(part),
             "entropy": sum(t.entropy for t in part) / len(part),
@@ -359,6 +362,26 @@ def test_labels(ask, traces):
         for (key, value), part in sorted(groups.items())
     ]
     same(ask("labels"), expected)
+
+
+def test_labels_tell_kinds_of_curves_apart(traces, tmp_path):
+    kinds = ["necessity:zero:mlp", "sufficiency:mean@m0a1b2c3d:mlp", "sufficiency:zero:mlp"]
+    made = [with_curves(trace, kinds[i % 3], kinds[2 - i % 3]) for i, trace in enumerate(traces)]
+    write_traces(tmp_path / "archive", made, keep="all")
+    ingest(tmp_path / "archive", tmp_path / "store")
+    with open_store(tmp_path / "store") as opened:
+        found = opened.query("labels")
+        curve = opened.query("reconstruction-curve", trace=made[1].id)
+    found = found[found["key"] == "group"]
+    assert found["curve"].tolist() == kinds * 2
+    assert found["n_inputs"].tolist() == [2, 1, 1, 1, 1, 1]
+    (only,) = (trace for trace in made if trace.curve.kind == kinds[1] and trace.name == "line-4")
+    row = found[(found["value"] == "a") & (found["curve"] == kinds[1])]
+    assert row["density"].tolist() == pytest.approx([only.density])
+    assert set(zip(curve["curve"], curve["reference"], strict=True)) == {
+        (0, "m0a1b2c3d"),
+        (1, "m0a1b2c3d"),
+    }
 
 
 def test_every_query_has_a_test():

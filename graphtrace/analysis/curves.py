@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphtrace.traces import Curve
+from graphtrace.curve import Curve
+from graphtrace.selection import check_kinds
 
 POINTS = 150
 
@@ -45,7 +46,9 @@ def curve_band(curves: Sequence[Curve], points: int = POINTS) -> CurveBand:
     """Mean and quantiles of TV over curves, from the smallest size that half of them reach to 1.
 
     Short inputs have no small sizes, so the left end holds fewer of them: `n` says how many.
+    Raises OptionError where the curves are of several kinds.
     """
+    check_kinds(curve.kind for curve in curves)
     starts = np.sort([float(c.size[c.k >= 1].min(initial=1.0)) for c in curves])
     size = np.geomspace(starts[len(starts) // 2], 1.0, points)
     table = np.stack([interpolate_tv(curve, size) for curve in curves])

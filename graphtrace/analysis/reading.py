@@ -1,7 +1,7 @@
 """How every analysis reads its traces: selected, grouped, one sub-graph at a time.
 
-Numbers of two settings are never pooled, and traces too small to hold one complete path are
-counted and reported once rather than once per trace.
+Numbers of two settings or of two kinds of curve are never pooled, and traces too small to hold one
+complete path are counted and reported once rather than once per trace.
 """
 
 import re
@@ -13,7 +13,7 @@ import pandas as pd
 
 from graphtrace.errors import OptionError
 from graphtrace.progress import progress as show_progress
-from graphtrace.selection import TraceSource, select_traces
+from graphtrace.selection import TraceSource, check_curves, select_traces
 from graphtrace.sizes import ShortTraceWarning, Size, parse_size
 from graphtrace.subgraph import SubGraph
 
@@ -40,7 +40,7 @@ def chosen_traces(
         labels = [labels.get(key) for labels in traces["labels"]]
         if any(value is not None for value in labels):
             groups[f"by:{key}"] = ["" if value is None else str(value) for value in labels]
-        elif key in traces.columns and key not in ("labels", "meta"):
+        elif key in traces.columns and key not in ("labels", "meta", "curves"):
             groups[f"by:{key}"] = traces[key].astype(str).tolist()
         else:
             known = sorted({key for labels in traces["labels"] for key in labels})
@@ -80,9 +80,11 @@ def subgraphs(
 
     Warns once, at the end, with the number of traces that keep fewer edges than one complete
     path. progress: show on stderr how far it is. Raises SizeError where a trace does not hold the
-    size.
+    size, OptionError where a `tv:` size would be of several kinds of curves.
     """
     size = parse_size(size)
+    if size.rule == "tv":
+        check_curves(traces)
     rows = list(traces.to_dict("records"))
     short = 0
     with show_progress(f"traces at {size}", len(rows), "traces", shown=progress) as advance:

@@ -49,6 +49,6 @@ def add_archive(folder: Path, store: str | None, restore: bool = False, wait: fl
         )
     if result.n_longer:
         note(
-            f"{result.n_longer:,} traces have more edges in {folder} than in the store; "
+            f"{result.n_longer:,} traces have more edges or curves in {folder} than in the store; "
             "`graphtrace store rebuild` takes them over"
         )

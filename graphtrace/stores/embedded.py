@@ -20,6 +20,7 @@ from graphtrace.stores.lock import StoreLock
 from graphtrace.stores.store_file import (
     LOCK_FILE,
     STORE_FILE,
+    STORE_FORMAT,
     StoreFile,
     database_files,
     read_store_file,
@@ -52,6 +53,12 @@ class EmbeddedStore(EngineReader):
             if self.read_only:
                 raise _no_store(self.folder)
             file = _create(self.folder)
+        if file.format < STORE_FORMAT:
+            raise StoreError(
+                f"the store {self.folder} has format {file.format} and this version has format "
+                f"{STORE_FORMAT}; `graphtrace store rebuild --store {self.folder}` makes it anew "
+                "from its archives"
+            )
         self.file = file
         if not self.read_only:
             sweep(self.folder, file)

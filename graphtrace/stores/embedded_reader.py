@@ -42,7 +42,9 @@ RETURN t.id AS id, t.name AS name, t.model AS model, m.name AS model_name, t.inp
        t.dtype AS dtype, t.seed AS seed, t.n_nodes AS n_nodes, t.n_edges AS n_edges,
        t.n_kept AS n_kept, t.entropy AS entropy, t.loss AS loss, t.predicted AS predicted,
        t.density AS density, t.density_normalised AS density_normalised, i.meta AS meta,
-       t.created AS created, t.number AS number
+       t.created AS created, t.mlp_active_share AS mlp_active_share,
+       t.mass90_edges AS mass90_edges, t.score_gini AS score_gini, t.curve AS curve,
+       t.curves AS curves, t.number AS number
 ORDER BY number
 """
 

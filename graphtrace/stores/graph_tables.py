@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from graphtrace import schema
 from graphtrace.errors import StoreError
 from graphtrace.schema import ATTENTION, KINDS, MLP
+from graphtrace.stores.curve_tables import checkpoints, curve_kinds
 
 INDEX_BITS = 20
 """State id = trace number << INDEX_BITS | (level * n_tokens + position)."""
@@ -58,7 +59,7 @@ def graph_tables(traces: pa.Table, number: int | np.ndarray, archive: str = "") 
         "State": _states(traces, batch),
         "Component": _components(traces),
     }
-    nodes["Checkpoint"], at = _checkpoints(traces)
+    nodes["Checkpoint"], at = checkpoints(traces)
     edges = {
         "OF_MODEL": _links(traces["id"], traces["model_id"]),
         "OF_INPUT": _links(traces["id"], traces["input_id"]),
@@ -178,8 +179,29 @@ def _states(traces: pa.Table, batch: _Batch) -> pa.Table:
             "token_id": token_id,
             "token": token,
             "special": special,
+            "experts": _experts(traces, trace, layer, position, place >= 2),
         }
     )
+
+
+def _experts(
+    traces: pa.Table, trace: np.ndarray, layer: np.ndarray, position: np.ndarray, behind: np.ndarray
+) -> pa.Array:
+    """Per state the experts that the block before it chose, such as `3,17`; null where it has none.
+
+    trace (ascending), layer, position: of the states; behind: whether an MLP or block is before it.
+    """
+    found: list[str | None] = [None] * len(trace)
+    lists = traces["experts"].combine_chunks()
+    layers, tokens = _int(traces, "model_n_layers"), traces["tokens"].combine_chunks()
+    for row in np.flatnonzero(lists.is_valid().to_numpy(zero_copy_only=False)).tolist():
+        shape = (layers[row], len(tokens[row]), -1)
+        experts = lists[row].values.to_numpy().reshape(shape)
+        start, stop = np.searchsorted(trace, [row, row + 1])
+        here = start + np.flatnonzero(behind[start:stop])
+        for state, chosen in zip(here, experts[layer[here], position[here]].tolist(), strict=True):
+            found[state] = ",".join(str(expert) for expert in chosen if expert >= 0) or None
+    return pa.array(found, pa.string())
 
 
 def _uses(traces: pa.Table, batch: _Batch) -> pa.Table:
@@ -279,7 +301,7 @@ def _labels(traces: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _traces(traces: pa.Table, number: np.ndarray, archive: str) -> pa.Table:
-    count = len(number)
+    count, curves = len(number), curve_kinds(traces)
     created = pc.call_function(
         "strftime",
         [traces["created"]],
@@ -299,6 +321,8 @@ def _traces(traces: pa.Table, number: np.ndarray, archive: str) -> pa.Table:
         "created": created,
         "n_tokens": pa.array((_int(traces, "position") + 1).astype(np.int32)),
         **{name: traces[name] for name in _TRACE_FIELDS[2]},
+        "curve": [kinds[0] for kinds in curves],
+        "curves": pa.array(curves, pa.list_(pa.string())),
     }
     return pa.table(columns)
 
@@ -309,43 +333,10 @@ _TRACE_FIELDS = (
      "target_id", "target", "foil_id", "foil"),
     ("version", "format", "method"),
     ("n_nodes", "n_edges", "n_kept", "entropy", "loss", "predicted_id", "predicted", "density",
-     "density_normalised", "mass90_edges", "score_gini", "content", "token_ids", "tokens",
-     "special"),
+     "density_normalised", "mass90_edges", "score_gini", "mlp_active_share", "content",
+     "token_ids", "tokens", "special"),
 )
 # fmt: on
-
-
-def _checkpoints(traces: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Checkpoint nodes, one per point of every curve, and (Trace)-[:AT]->(Checkpoint)."""
-    parts, ends = [], []
-    columns = zip(*(traces[x].to_pylist() for x in ("id", "n_edges", "curves")), strict=True)
-    for trace, n_edges, curves in columns:
-        for number, curve in enumerate(curves):
-            k = np.asarray(curve["k"], np.int64)
-            count = len(k)
-            ids = [f"{trace}:{number}:{point}" for point in range(count)]
-            part = {"id": ids, "curve": np.full(count, number, np.int32), "grid": curve["grid"]}
-            part |= {"size": k / n_edges, "n_edges": k}
-            for name in ("mode", "ablation", "ablate", "eval_dtype"):
-                part[name] = [curve[name]] * count
-            for name, type_ in _CURVE_FIELDS.items():
-                values = curve[name]
-                part[name] = pa.nulls(count, type_) if values is None else pa.array(values, type_)
-            parts.append(pa.table(part))
-            ends += [trace] * count
-    nodes = pa.concat_tables(parts).combine_chunks()
-    return nodes, _links(pa.array(ends, pa.string()), nodes["id"])
-
-
-_CURVE_FIELDS = {
-    "tv": pa.float64(),
-    "kl": pa.float64(),
-    "top1": pa.bool_(),
-    "nucleus": pa.int32(),
-    "p_predicted": pa.float64(),
-    "p_target": pa.float64(),
-    "logit_diff": pa.float64(),
-}
 
 
 def _links(source, target) -> pa.Table:

@@ -14,6 +14,7 @@ from graphtrace.stores.lock import StoreLock
 from graphtrace.stores.store_file import (
     LOCK_FILE,
     STORE_FILE,
+    STORE_FORMAT,
     StoreFile,
     database_files,
     sweep,
@@ -62,7 +63,8 @@ def rebuild_store(
 ) -> RebuildResult:
     """Make the database anew from the store's archives, beside the old one, and swap them.
 
-    Every trace of the archives is in it, but those that were deleted from the store. Until the
+    Every trace of the archives is in it, but those that were deleted from the store. A store of an
+    earlier format gets this version's. Until the
     swap, one small file, the old database stays as it is. Raises StoreError where an archive is
     not at hand, StoreLockedError, StorageFullError.
     """
@@ -93,7 +95,7 @@ def rebuild_locked(
     if before is None:
         before = _ids_if_readable(folder, file)
     sweep(folder, file)
-    new = file.change(database=file.database + 1)
+    new = file.change(database=file.database + 1, format=STORE_FORMAT)
     engine = build_database(new.path(folder))
     ids: set[str] = set()
     try:

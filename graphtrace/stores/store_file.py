@@ -16,7 +16,9 @@ from graphtrace.files import DISK_FULL
 
 STORE_FILE = "store.json"
 LOCK_FILE = "lock"
-STORE_FORMAT = 1
+STORE_FORMAT = 2
+"""Version of the store's file and of its graph; a store of an earlier one is made anew."""
+
 _PREFIX, _SUFFIX = "graph-", ".lbug"
 
 

@@ -23,7 +23,7 @@ _READ = {
 MATCH (s:State) WHERE s.id >= $low AND s.id < $high
 RETURN s.id AS id, s.name AS name, s.trace AS trace, s.level AS level, s.layer AS layer,
        s.site AS site, s.position AS position, s.token_id AS token_id, s.token AS token,
-       s.special AS special ORDER BY id""",
+       s.special AS special, s.experts AS experts ORDER BY id""",
     "Trace": "MATCH (t:Trace {id: $id}) RETURN {columns}",
     "Checkpoint": "MATCH (t:Trace {id: $id})-[:AT]->(x:Checkpoint) RETURN {columns}",
     "Input": "MATCH (t:Trace {id: $id})-[:OF_INPUT]->(x:Input) RETURN x.id AS id, x.name AS name, "

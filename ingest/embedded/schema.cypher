@@ -18,12 +18,12 @@ CREATE NODE TABLE Trace (
     foil_id INT32, foil STRING, dtype STRING, version STRING, format INT32, method INT32,
     created STRING, n_tokens INT32, n_nodes INT64, n_edges INT64, n_kept INT64, entropy DOUBLE,
     loss DOUBLE, predicted_id INT32, predicted STRING, density DOUBLE, density_normalised DOUBLE,
-    mass90_edges INT64, score_gini DOUBLE, content STRING,
-    token_ids INT32[], tokens STRING[], special BOOLEAN[]
+    mass90_edges INT64, score_gini DOUBLE, mlp_active_share DOUBLE, content STRING,
+    token_ids INT32[], tokens STRING[], special BOOLEAN[], curve STRING, curves STRING[]
 );
 CREATE NODE TABLE State (
     id INT64 PRIMARY KEY, name STRING, trace STRING, level INT32, layer INT32, site STRING,
-    position INT32, token_id INT32, token STRING, special BOOLEAN
+    position INT32, token_id INT32, token STRING, special BOOLEAN, experts STRING
 );
 CREATE NODE TABLE Component (
     id STRING PRIMARY KEY, name STRING, hook STRING, model STRING, kind STRING, layer INT32,
@@ -31,7 +31,7 @@ CREATE NODE TABLE Component (
 );
 CREATE NODE TABLE Checkpoint (
     id STRING PRIMARY KEY, curve INT32, grid DOUBLE, size DOUBLE, n_edges INT64, mode STRING,
-    ablation STRING, ablate STRING, eval_dtype STRING, tv DOUBLE, kl DOUBLE, top1 BOOLEAN,
+    ablation STRING, ablate STRING, reference STRING, eval_dtype STRING, tv DOUBLE, kl DOUBLE, top1 BOOLEAN,
     nucleus INT32, p_predicted DOUBLE, p_target DOUBLE, logit_diff DOUBLE
 );
 CREATE REL TABLE OF_MODEL (FROM Trace TO Model);

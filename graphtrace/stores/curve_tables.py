@@ -1,0 +1,50 @@
+"""Archive rows -> what a store says of their curves, as Arrow tables."""
+
+import numpy as np
+import pyarrow as pa
+
+from graphtrace.curve import curve_kind
+
+_KIND_FIELDS = ("mode", "ablation", "ablate", "reference")
+
+_CURVE_FIELDS = {
+    "tv": pa.float64(),
+    "kl": pa.float64(),
+    "top1": pa.bool_(),
+    "nucleus": pa.int32(),
+    "p_predicted": pa.float64(),
+    "p_target": pa.float64(),
+    "logit_diff": pa.float64(),
+}
+
+
+def curve_kinds(traces: pa.Table) -> list[list[str]]:
+    """The kinds of every trace's curves."""
+    lists = traces["curves"].combine_chunks()
+    flat = lists.flatten()
+    parts = dict(zip([field.name for field in flat.type], flat.flatten(), strict=True))
+    kinds = list(map(curve_kind, *(parts[name].to_pylist() for name in _KIND_FIELDS)))
+    ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False)).tolist()
+    return [kinds[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def checkpoints(traces: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Checkpoint nodes, one per point of every curve, and (Trace)-[:AT]->(Checkpoint)."""
+    parts, ends = [], []
+    columns = zip(*(traces[x].to_pylist() for x in ("id", "n_edges", "curves")), strict=True)
+    for trace, n_edges, curves in columns:
+        for number, curve in enumerate(curves):
+            k = np.asarray(curve["k"], np.int64)
+            count = len(k)
+            ids = [f"{trace}:{number}:{point}" for point in range(count)]
+            part = {"id": ids, "curve": np.full(count, number, np.int32), "grid": curve["grid"]}
+            part |= {"size": k / n_edges, "n_edges": k}
+            for name in (*_KIND_FIELDS, "eval_dtype"):
+                part[name] = pa.array([curve[name]] * count, pa.string())
+            for name, type_ in _CURVE_FIELDS.items():
+                values = curve[name]
+                part[name] = pa.nulls(count, type_) if values is None else pa.array(values, type_)
+            parts.append(pa.table(part))
+            ends += [trace] * count
+    nodes = pa.concat_tables(parts).combine_chunks()
+    return nodes, pa.table({"from": pa.array(ends, pa.string()), "to": nodes["id"]})
