@@ -1,6 +1,7 @@
 """Every benchmark, as tables: `python -m benchmarks [--json FILE] [--write]`.
 
---json writes the tables with the machine's facts; --write puts them into docs/benchmarks.md.
+--json writes the tables with the machine's facts; --write puts them into docs/benchmarks.md,
+in place of the tables of the same titles.
 """
 
 import argparse
@@ -65,11 +66,21 @@ def main() -> None:
         rows = {title: table.to_dict("records") for title, table in found.items()}
         options.json.write_text(json.dumps({**facts, "tables": rows}, indent=1, default=float))
     if options.write:
-        head, mark, _ = PAGE.read_text().partition(MARK)
-        parts = [f"Measured {facts['date']}: {facts['machine']}; Python {facts['python']}, "]
-        parts[0] += f"{facts['packages']}."
-        parts += [f"## {title}\n\n{markdown(table)}" for title, table in found.items()]
-        PAGE.write_text(head + mark + "\n\n" + "\n\n".join(parts) + "\n")
+        PAGE.write_text(merged(PAGE.read_text(), facts, found))
+
+
+def merged(page: str, facts: dict[str, str], found: dict[str, pd.DataFrame]) -> str:
+    """The page with the tables of this run in place of those of the same title; others stay."""
+    head, mark, rest = page.partition(MARK)
+    sections = {}
+    for text in rest.split("\n## ")[1:]:
+        title, _, body = text.partition("\n")
+        sections[title] = body.strip()
+    for title, table in found.items():
+        measured = f"{facts['date']}: {facts['machine']}; Python {facts['python']}, "
+        sections[title] = f"Measured {measured}{facts['packages']}.\n\n{markdown(table)}"
+    parts = [f"## {title}\n\n{body}" for title, body in sections.items()]
+    return head + mark + "\n\n" + "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
