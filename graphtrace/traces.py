@@ -271,6 +271,34 @@ class Trace:
         """Normalised density of the first curve: the mean TV over the range covered."""
         return self.curve.density_normalised
 
+    def edges_left(self, curve: Curve | None = None) -> np.ndarray:
+        """float64 [P]: how many edges an evaluation left in the model at every point of a curve
+        (the first by default), its effective size: kinds that were not masked stay, and so does
+        every residual edge in `necessity`. NaN where the archive knows too few edges to say.
+        """
+        curve = curve or self.curve
+        kinds = [schema.KINDS.index(kind) for kind in curve.ablate.split(",")]
+        if curve.mode == "necessity":
+            kinds = [kind for kind in kinds if kind != schema.RESIDUAL]
+        inside = np.array([self._kinds_in_first(int(k))[kinds].sum() for k in curve.k])
+        if curve.mode == "necessity":
+            return self.n_edges - inside
+        masked = np.bincount(self.layout.columns.kind, minlength=len(schema.KINDS))[kinds].sum()
+        return self.n_edges - masked + inside
+
+    def _kinds_in_first(self, k: int) -> np.ndarray:
+        """float64 [kinds]: edges by kind among the first k."""
+        if k <= self.n_kept:
+            return np.bincount(self.ranked.kind[:k], minlength=len(schema.KINDS)).astype(float)
+        (point,) = np.nonzero(self.curve.k == k)
+        if not len(point):
+            return np.full(len(schema.KINDS), np.nan)
+        layout = self.layout
+        components = schema.components(layout.n_layers, layout.n_heads, layout.parallel)
+        kinds = [kind for _, kind, _, _ in components]
+        counts = self.component_counts[point[0]]
+        return np.bincount(kinds, counts, minlength=len(schema.KINDS))
+
     @staticmethod
     def from_row(row: dict[str, Any]) -> "Trace":
         """The trace of an archive row (lists may be numpy arrays or Python lists)."""

@@ -124,6 +124,24 @@ def test_a_curve_knows_its_kind_and_necessity_starts_at_the_full_model(model):
     assert gt.trace(model, IDS, sizes=(0.5,)).curve.tv[-1] == 0
 
 
+@pytest.mark.parametrize("mode", ["sufficiency", "necessity"])
+@pytest.mark.parametrize("ablate", ["residual,mlp,attention", "residual,mlp", "attention"])
+def test_the_effective_size_counts_what_the_masks_leave(model, layout, mode, ablate, tmp_path):
+    trace = gt.trace(model, IDS, mode=mode, ablate=ablate, sizes=(0.001, 0.1, 0.5))
+    kind, rank = layout.columns.kind, np.empty(layout.n_edges, np.int64)
+    at = {edge: i for i, edge in enumerate(zip(*layout.columns[:5], strict=True))}
+    for r, edge in enumerate(zip(*trace.ranked[:5], strict=True)):
+        rank[at[edge]] = r
+    masked = np.isin(kind, [["residual", "mlp", "attention"].index(k) for k in ablate.split(",")])
+    if mode == "necessity":
+        masked &= kind != 0
+    expected = [np.sum(~masked | ((rank < k) == (mode == "sufficiency"))) for k in trace.curve.k]
+    np.testing.assert_array_equal(trace.edges_left(), expected)
+    gt.write_traces(tmp_path / "a", [trace], keep=0.1)
+    with gt.open_archive(tmp_path / "a") as archive:
+        np.testing.assert_array_equal(archive[trace.id].edges_left(), expected)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
