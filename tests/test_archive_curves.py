@@ -152,6 +152,22 @@ def test_counts_follow_the_first_curve(tmp_path):
     assert len(verify_archive(tmp_path / "a")) == 0
 
 
+def test_a_first_curve_on_the_old_grid_takes_the_old_counts(tmp_path):
+    """W8, T7: replaced by a curve that stands behind one on another grid."""
+    trace = synthetic_trace(2, n=6)
+    coarse = with_curves(trace, FEW, points=slice(0, 27, 5))
+    lifted = with_curves(trace, ZERO, lift=0.1)
+    with ArchiveWriter(tmp_path / "a") as writer:
+        writer.write(with_curves(trace, ZERO))
+        writer.write(dataclasses.replace(coarse, curves=(coarse.curve, lifted.curve)))
+    with open_archive(tmp_path / "a") as found:
+        back = found[trace.id]
+    assert kinds_of(back) == [ZERO, FEW]
+    np.testing.assert_array_equal(back.curve.tv, lifted.curve.tv)
+    check_counts(back)
+    assert len(verify_archive(tmp_path / "a")) == 0
+
+
 def test_what_an_old_copy_lacks_is_filled_in(tmp_path):
     trace = synthetic_trace(1)
     with ArchiveWriter(tmp_path / "a") as writer:

@@ -81,6 +81,10 @@ def test_rank_correlation_of_few_or_constant_values():
         assert np.isnan(intervals).all()
     other = np.array([1.0, 5.0, 2.0, 2.0])
     assert np.isnan(rank_correlation(x, other, x**3).partial), "the control fixes x"
+    for n in (7, 100, 3001):
+        x, y = np.random.default_rng(n).normal(size=(2, n)).round(1)
+        assert np.isnan(rank_correlation(x, y, x**3).partial)
+        assert np.isnan(rank_correlation(y, x, -x).partial)
 
 
 def test_bootstrap_against_a_plain_loop():

@@ -100,7 +100,7 @@ def _rank_correlations(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # With a constant control there is nothing to hold constant.
     with_a, with_b = (np.where(spread[2] > 0, correlation(i, 2), 0.0) for i in (0, 1))
     left = (1 - with_a**2) * (1 - with_b**2)
-    usable = np.isfinite(rho) & (left > 1e-12) & (n >= 4)
+    usable = np.isfinite(rho) & (left > 0) & (n >= 4)  # equal ranks correlate as exactly 1
     left = np.where(usable, left, 1.0)
     partial = np.where(usable, np.clip((rho - with_a * with_b) / np.sqrt(left), -1, 1), np.nan)
     return rho, partial
