@@ -210,7 +210,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(folder, corpus, tmp_pat
         (("extract", tmp_path / "corpse.jsonl", "--model", folder, *archive), "corpse.jsonl"),
         (("extract", "--model", folder, *archive), "either a corpus file or"),
         (("extract", "--model", folder, "--text", "", *archive), "text"),
-        (("extract", corpus, "--model", folder, "--scorer", "l9", *archive), "l1, random"),
+        (("extract", corpus, "--model", folder, "--scorer", "l9", *archive), "none of l1, l2"),
         (("extract", corpus, "--model", folder, "--sizes", "0.1,x", *archive), "--sizes"),
         (("extract", corpus, "--model", folder, "--keep", "lots", *archive), "--keep"),
         (("extract", corpus, "--model", folder, "--shard", "4/3", *archive), "4/3"),
