@@ -19,7 +19,7 @@ PACKAGE = ROOT / "graphtrace"
 # Lower rooms first. A module imports from its own room or from those before it.
 ROOMS = [
     {"errors", "schema", "progress", "cypher_files", "files", "read_only"},
-    {"layout", "sizes"},
+    {"layout", "sizes", "memory"},
     {"subgraph", "curve"},
     {"traces", "selection"},
     {
@@ -44,6 +44,7 @@ ROOMS = [
     {"cli", "__main__"},
 ]
 MODEL_SIDE = {
+    "memory",
     "models",
     "hub",
     "model_files",
