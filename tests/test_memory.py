@@ -61,15 +61,12 @@ def test_without_proc_the_system_is_asked(tmp_path):
 
 
 ALLOCATE = """
-import statistics
 from graphtrace.memory import free_memory
-found = []
-for _ in range(5):  # others use the machine meanwhile
+held = []
+for _ in range(6):
     before = free_memory("cpu")
-    held = bytearray(b"x") * 400_000_000
-    found.append(before - free_memory("cpu"))
-    del held
-print(statistics.median(found))
+    held.append(bytearray(b"x") * 200_000_000)
+    print(before - free_memory("cpu"))
 """
 
 
@@ -77,7 +74,9 @@ print(statistics.median(found))
 def test_what_is_taken_is_no_longer_free():
     command = [sys.executable, "-c", ALLOCATE]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 2e8 < int(done.stdout) < 8e8
+    found = [int(line) for line in done.stdout.split()]
+    # Others use the machine meanwhile, so not every time.
+    assert any(150e6 < taken < 300e6 for taken in found), found
 
 
 def test_a_gpu_is_asked_after_torchs_reserve_is_given_back(monkeypatch):
