@@ -15,6 +15,7 @@ import graphtrace.cli.analyze
 import graphtrace.cli.export
 import graphtrace.cli.archive
 import graphtrace.cli.store
+import graphtrace.cli.bench
 from graphtrace.cli.app import app
 
 __all__ = ["app"]
