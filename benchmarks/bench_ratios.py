@@ -1,0 +1,290 @@
+"""The parts of tracing against their goals: ratios within one run, medians of rounds in turn.
+
+`python -m benchmarks.bench_ratios --profile` also says where the time goes in every part that
+misses its goal. "forward" is one plain forward pass of the same input by transformers (sdpa, batch
+1, last logits). The baseline is `naive.py`, whose curve must be the same in the same run.
+"""
+
+import argparse
+import cProfile
+import io
+import pstats
+import statistics
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks import naive
+from benchmarks.random_models import Shape, random_ids, random_llama
+from graphtrace.edges import flatten_edges
+from graphtrace.evaluation import check_sizes, edge_buckets, kept_edges, masked_logits
+from graphtrace.layout import GraphLayout
+from graphtrace.loading import load_model
+from graphtrace.measuring import plain_forward, sample_tokens, take_turns
+from graphtrace.models import TracedModel
+from graphtrace.scoring import Scores, score_edges
+from graphtrace.search import rank_edges
+from graphtrace.sizes import SIZE_GRID
+from graphtrace.tokenizing import Tokenized, tokenize
+from graphtrace.tracing import TraceOptions, layout_of, trace_tokens
+
+SHAPES = (Shape(16, 16, 512, 48), Shape(8, 8, 256, 48))
+N_DEMO = 24
+GRAPHS = (GraphLayout(50, 32, 32), GraphLayout(256, 32, 32))
+SAME_TV = 1e-4
+
+
+class Goal(NamedTuple):
+    """What a part is measured in, and what it should reach; `at_least` where more is better."""
+
+    unit: str
+    goal: float
+    stretch: float
+    at_least: bool = False
+
+    def text(self, value: float) -> str:
+        """As the table says it."""
+        return f"{'≥' if self.at_least else '≤'} {value:g}"
+
+    def missed(self, value: float) -> bool:
+        """Whether a value is worse than the goal."""
+        return value < self.goal if self.at_least else value > self.goal
+
+
+GOALS = {
+    "scoring": Goal("forwards", 1.25, 1.15),
+    "27 nested traces": Goal("ns/edge", 40, 20),
+    "full exact ranking": Goal("ns/edge", 100, 50),
+    "26 evaluations": Goal("26 forwards", 0.35, 0.20),
+    "whole trace": Goal("times faster than the baseline", 6, 10, at_least=True),
+}
+
+
+def nested_traces(layout: GraphLayout, scores: Scores, k_P: np.ndarray) -> Any:
+    """Which of the nested traces each edge belongs to first; without a ranking where graphtrace
+    can do that."""
+    if find_spec("graphtrace.nested"):
+        from graphtrace.nested import nested_buckets  # pyright: ignore[reportMissingImports]
+
+        return nested_buckets(layout, scores, k_P)
+    return edge_buckets(full_ranking(layout, scores), k_P)
+
+
+def full_ranking(layout: GraphLayout, scores: Scores) -> np.ndarray:
+    """The rank of every edge, from the scores as scoring leaves them."""
+    return rank_edges(layout, flatten_edges(layout, scores), "best-first")
+
+
+class Setting:
+    """One model and input, and the work that is timed on it."""
+
+    def __init__(self, name: str, model: TracedModel, tokens: Tokenized) -> None:
+        self.name, self.model, self.tokens = name, model, tokens
+        self.ids = torch.as_tensor(tokens.token_ids.astype(np.int64))
+        self.layout = layout_of(model, tokens)
+        self.scores = score_edges(model, self.ids).scores
+        self.k_P = kept_edges(check_sizes(SIZE_GRID), self.layout.n_edges)
+        self.rank_E = full_ranking(self.layout, self.scores)
+
+    def parts(self) -> dict[str, Callable[[], Any]]:
+        """graphtrace's own parts."""
+        return {
+            "forward": lambda: plain_forward(self.model, self.ids),
+            "scoring": lambda: score_edges(self.model, self.ids),
+            "27 nested traces": lambda: nested_traces(self.layout, self.scores, self.k_P),
+            "full exact ranking": lambda: full_ranking(self.layout, self.scores),
+            "26 evaluations": lambda: masked_logits(
+                self.model, self.ids, self.layout, self.rank_E, self.k_P[:-1]
+            ),
+            "whole trace": self.whole_trace,
+        }
+
+    def baseline(self) -> dict[str, Callable[[], Any]]:
+        """The baseline's parts, which together are its trace."""
+        hf, layers = self.model.causal_lm, []
+        full_V = naive.forward(hf, self.ids, seen=layers)
+        edges = naive.rank(found := naive.score(hf, layers))
+        k_P = self.k_P[:-1]
+
+        def scoring():
+            seen: list[naive.Layer] = []
+            naive.forward(hf, self.ids, seen=seen)
+            naive.score(hf, seen)
+
+        return {
+            "scoring": scoring,
+            "full exact ranking": lambda: naive.rank(found),
+            "26 evaluations": lambda: naive.evaluate(hf, self.ids, edges, k_P, full_V),
+        }
+
+    def whole_trace(self):
+        """A trace with the 26 sizes of the paper."""
+        return trace_tokens(self.model, self.tokens, TraceOptions())
+
+    def check(self) -> float:
+        """The largest difference between the baseline's TV and ours; raises where it is not that
+        of the same traces."""
+        found = naive.trace(self.model.causal_lm, self.ids, SIZE_GRID).tv_P
+        worst = float(np.abs(found - self.whole_trace().curve.tv[:-1]).max())
+        if worst > SAME_TV:
+            raise AssertionError(f"{self.name}: the baseline's TV differs by {worst:.2g}")
+        return worst
+
+
+def settings() -> dict[str, Callable[[], Setting]]:
+    """Name -> how to set it up."""
+
+    def random(shape: Shape) -> Callable[[], Setting]:
+        def make() -> Setting:
+            model = random_llama(shape)
+            ids = random_ids(model, shape.n_tokens).tolist()
+            return Setting(f"random Llama, {shape}", model, tokenize(model, ids))
+
+        return make
+
+    def demo() -> Setting:
+        model = load_model("demo", device="cpu")
+        return Setting(f"demo model, n = {N_DEMO}", model, sample_tokens(model, N_DEMO))
+
+    return {f"random Llama, {shape}": random(shape) for shape in SHAPES} | {
+        f"demo model, n = {N_DEMO}": demo
+    }
+
+
+def ratios(setting: Setting, rounds: int) -> dict[str, tuple[float, float]]:
+    """Part -> (graphtrace, baseline), in the unit of GOALS."""
+    setting.check()
+    own = _medians(take_turns(setting.parts(), rounds))
+    both = {f"naive {name}": work for name, work in setting.baseline().items()}
+    turns = _medians(take_turns({**both, "whole trace": setting.whole_trace}, rounds))
+    base = {name: turns[f"naive {name}"] for name in setting.baseline()}
+    base["27 nested traces"] = base["full exact ranking"]
+    n_edges, forward = setting.layout.n_edges, own["forward"]
+    unit = {
+        "scoring": forward,
+        "27 nested traces": 1e-9 * n_edges,
+        "full exact ranking": 1e-9 * n_edges,
+        "26 evaluations": 26 * forward,
+    }
+    found = {name: (own[name] / value, base[name] / value) for name, value in unit.items()}
+    whole = sum(turns[name] for name in both) / turns["whole trace"]
+    return {**found, "whole trace": (whole, 1.0)}
+
+
+def _medians(times: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def random_scores(layout: GraphLayout, seed: int = 0) -> Scores:
+    """Scores as trained models have them: a residual edge holds about half of what enters a state
+    behind attention and four fifths behind an MLP; heads share the rest, few of them most."""
+    rng = np.random.default_rng(seed)
+    n, n_layers, n_heads = layout.n_tokens, layout.n_layers, layout.n_heads
+    attention = np.empty((n_layers, n_heads, n, n), np.float32)
+    for layer in attention:  # by layers: a gamma of float64 is twice the size
+        layer[:] = np.tril(rng.gamma(0.3, size=layer.shape))
+    attention /= 2 * attention.sum((1, 3), keepdims=True)
+    mlp = rng.uniform(0.05, 0.35, (n_layers, n)).astype(np.float32)
+    residual = np.empty((2 * n_layers, n), np.float32)
+    residual[0::2] = 1 - attention.sum((1, 3))
+    residual[1::2] = 1 - mlp
+    return Scores(residual, mlp, attention)
+
+
+def ranking_rows(layout: GraphLayout, rounds: int) -> list[dict[str, Any]]:
+    """The two ways to select traces, on random scores."""
+    scores = random_scores(layout)
+    k_P = kept_edges(check_sizes(SIZE_GRID), layout.n_edges)
+    parts = {
+        "27 nested traces": lambda: nested_traces(layout, scores, k_P),
+        "full exact ranking": lambda: full_ranking(layout, scores),
+    }
+    median = _medians(take_turns(parts, rounds))
+    graph = f"L = {layout.n_layers}, H = {layout.n_heads}, n = {layout.n_tokens}"
+    return [
+        {
+            "graph": graph,
+            "n_edges": layout.n_edges,
+            "part": name,
+            "ms": 1e3 * value,
+            **_row(name, 1e9 * value / layout.n_edges),
+        }
+        for name, value in median.items()
+    ]
+
+
+def _row(name: str, measured: float) -> dict[str, Any]:
+    goal = GOALS[name]
+    return {
+        "unit": goal.unit,
+        "measured": measured,
+        "goal": goal.text(goal.goal),
+        "stretch": goal.text(goal.stretch),
+    }
+
+
+def tables(
+    rounds: int = 7, only: Sequence[str] = (), graphs: Sequence[GraphLayout] = GRAPHS
+) -> dict[str, pd.DataFrame]:
+    """Title -> table. only: parts of the names of the settings that are measured; all without."""
+    rows = []
+    for name, make in settings().items():
+        if only and not any(part in name for part in only):
+            continue
+        for part, (measured, baseline) in ratios(make(), rounds).items():
+            row = {"model": name, "part": part, **_row(part, measured)}
+            row["baseline"] = baseline
+            rows.append(row)
+    selected = [row for layout in graphs for row in ranking_rows(layout, rounds)]
+    found = {"Tracing against its goals": rows, "Selecting traces from random scores": selected}
+    return {title: pd.DataFrame(rows) for title, rows in found.items() if rows}
+
+
+def profiles(tables_: dict[str, pd.DataFrame]) -> str:
+    """Where the time goes in every part of a model's trace that misses its goal."""
+    table = tables_.get("Tracing against its goals", pd.DataFrame(columns=["model"]))
+    texts = []
+    for name, rows in table.groupby("model", sort=False):
+        missed = [row.part for row in rows.itertuples() if GOALS[row.part].missed(row.measured)]
+        if not missed:
+            continue
+        parts = settings()[str(name)]().parts()
+        texts += [f"{name}: {part}\n{profile(parts[part])}" for part in missed]
+    return "\n".join(texts) or "no goal is missed"
+
+
+def profile(work: Callable[[], Any], n_rows: int = 12) -> str:
+    """The operations of torch, then the functions of Python, in which a call spends its time."""
+    work()
+    with torch.profiler.profile() as seen:
+        work()
+    operations = seen.key_averages().table(
+        sort_by="self_cpu_time_total", row_limit=n_rows, max_name_column_width=40
+    )
+    functions, out = cProfile.Profile(), io.StringIO()
+    functions.runcall(work)
+    pstats.Stats(functions, stream=out).strip_dirs().sort_stats("tottime").print_stats(n_rows)
+    return f"{operations}\n{out.getvalue()}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, and profiles where they are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--no-graphs", action="store_true", help="leave the random scores out")
+    parser.add_argument("only", nargs="*", help="parts of names of settings, such as demo")
+    options = parser.parse_args(arguments)
+    found = tables(options.rounds, options.only, () if options.no_graphs else GRAPHS)
+    for title, table in found.items():
+        print(f"\n{title}\n{table.to_string(index=False, float_format='{:.3g}'.format)}")
+    if options.profile:
+        print(profiles(found))
+
+
+if __name__ == "__main__":
+    main()
