@@ -31,12 +31,13 @@ ABLATIONS = ("zero", "renormalise", "mean")
 class LayerMask(NamedTuple):
     """Which edges of one layer are kept, as 0/1 in the model's dtype.
 
-    residual_BT: the residual edges into the states behind the MLP (or behind a parallel block);
-    residual_mid_BT: those into the states behind attention, None in parallel blocks.
+    attention_BHTS and mlp_BT are None where a plan knows them. residual_BT: the residual edges
+    into the states behind the MLP (or behind a parallel block); residual_mid_BT: those into the
+    states behind attention, None in parallel blocks.
     """
 
-    attention_BHTS: torch.Tensor
-    mlp_BT: torch.Tensor
+    attention_BHTS: torch.Tensor | None
+    mlp_BT: torch.Tensor | None
     residual_BT: torch.Tensor
     residual_mid_BT: torch.Tensor | None
 
@@ -79,6 +80,30 @@ class Observer(Protocol):
         ...
 
 
+class Plan(Protocol):
+    """How to evaluate nested masks with each row computed once (planned.py)."""
+
+    def expand(self, state_ITD: torch.Tensor) -> torch.Tensor:
+        """The embeddings of every evaluation, from those of every input."""
+        ...
+
+    def last(self, state_NTD: torch.Tensor) -> torch.Tensor:
+        """The states with every input's own last token in the last place."""
+        ...
+
+    def residual_mask(self, layer: int) -> LayerMask:
+        """The residual masks of a layer."""
+        ...
+
+    def attention(self, run, layer, block, attend, state_NTD) -> torch.Tensor:
+        """o_proj's output of the kept edges, for every row."""
+        ...
+
+    def mlp(self, run, layer, block, norm, state_NTD) -> torch.Tensor:
+        """The MLP's output for every row."""
+        ...
+
+
 @dataclass
 class _Pass:
     """One run through the layers, and what the attention function and the block tell each other."""
@@ -89,6 +114,7 @@ class _Pass:
     means: Means | None
     observer: Observer | None
     grad: bool
+    plan: Plan | None = None
     mask: LayerMask | None = None
     dropped_BHT: torch.Tensor | None = None
     pattern: list[torch.Tensor] = field(default_factory=list)
@@ -121,7 +147,9 @@ def _masked_attention(
     if softcap is not None:
         logits_BHTS = torch.tanh(logits_BHTS / softcap) * softcap
     logits_BHTS = logits_BHTS + attention_mask
-    mask_BHTS = None if run.mask is None else run.mask.attention_BHTS.to(query.device)
+    mask_BHTS = None if run.mask is None else run.mask.attention_BHTS
+    if mask_BHTS is not None:
+        mask_BHTS = mask_BHTS.to(query.device)
     if mask_BHTS is not None and run.ablation == "renormalise":
         # A row with nothing kept comes out uniform here and zero after the multiplication.
         lowest = torch.finfo(logits_BHTS.dtype).min
@@ -164,6 +192,7 @@ def run_model(
     means: Means | None = None,
     observer: Observer | None = None,
     grad: bool = False,
+    plan: Plan | None = None,
 ) -> torch.Tensor:
     """The next token's logits, float32 [B, V], at the last position.
 
@@ -171,9 +200,11 @@ def run_model(
     at once; None leaves every edge. A node none of whose incoming edges is kept holds zero;
     embeddings are always there. The o_proj bias belongs to no edge: a target keeps it while it
     keeps an attention edge of that layer, and always with `mean` (method.md 2, 4). grad: build
-    the autograd graph from the embeddings on, for an observer that needs it.
+    the autograd graph from the embeddings on, for an observer that needs it. plan: nested masks of
+    one or more inputs, each row computed once; ids_BT then has one row per input, padded at the
+    end, and the result one row per evaluation: the same as with masks up to rounding.
     """
-    run = _Pass(model, masks, ablation, means, observer, grad)
+    run = _Pass(model, masks, ablation, means, observer, grad, plan)
     token = _pass.set(run)
     try:
         with _attention_function(model.config), _own_blocks(run), torch.set_grad_enabled(grad):
@@ -219,26 +250,37 @@ def _block_forward(run, layer, block, signature, forward, *args: Any, **kwargs: 
     given = signature.bind(block, *args, **kwargs).arguments
     given |= given.pop("kwargs", {})
     passed = ("attention_mask", "position_ids", "position_embeddings")
-    attend = partial(
-        getattr(block, run.model.family.attention),
-        **{key: given[key] for key in passed if given.get(key) is not None},
-    )
+    given_on = {key: given[key] for key in passed if given.get(key) is not None}
     state_BTD = given["hidden_states"]
     if run.grad and layer == 0:
         state_BTD = state_BTD.detach().requires_grad_()
-    run.mask = run.masks(layer) if run.masks else None
-    return forward(run, layer, block, attend, state_BTD)
+    if run.plan is not None:
+        # Positions and causal masks are those of the batch's first row in all of its rows.
+        given_on = {key: _first_row(value) for key, value in given_on.items()}
+        state_BTD = run.plan.expand(state_BTD) if layer == 0 else state_BTD
+        run.mask = run.plan.residual_mask(layer)
+    else:
+        run.mask = run.masks(layer) if run.masks else None
+    attend = partial(getattr(block, run.model.family.attention), **given_on)
+    out_BTD = forward(run, layer, block, attend, state_BTD)
+    if run.plan is not None and layer == run.model.n_layers - 1:
+        out_BTD = run.plan.last(out_BTD)
+    return out_BTD
+
+
+def _first_row(given: Any) -> Any:
+    return tuple(x[:1] for x in given) if isinstance(given, tuple) else given[:1]
 
 
 def _sequential_block(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: Any) -> Any:
     family, mask = run.model.family, run.mask
     scale = getattr(block, family.multiplier) if family.multiplier else None
-    attention_BTD = _attention(run, layer, attend, _norm(block, family.attention_norm, state_BTD))
-    added_BTD = _scaled(_norm(block, family.attention_post_norm, attention_BTD), scale)
+    attention_BTD = _attention(run, layer, block, attend, state_BTD)
+    added_BTD = _scaled(block_norm(block, family.attention_post_norm, attention_BTD), scale)
     kept_BTD = state_BTD if mask is None else _masked(state_BTD, mask.residual_mid_BT)
     mid_BTD = kept_BTD + added_BTD
-    mlp_sum_BTD = _mlp(run, layer, block, _norm(block, family.mlp_norm, mid_BTD))
-    mlp_BTD = _scaled(_norm(block, family.mlp_post_norm, mlp_sum_BTD), scale)
+    mlp_sum_BTD = _mlp(run, layer, block, family.mlp_norm, mid_BTD)
+    mlp_BTD = _scaled(block_norm(block, family.mlp_post_norm, mlp_sum_BTD), scale)
     kept_BTD = mid_BTD if mask is None else _masked(mid_BTD, mask.residual_BT)
     out_BTD = kept_BTD + mlp_BTD
     _show(run, layer, state_BTD, attention_BTD, mid_BTD, mlp_BTD, mlp_sum_BTD, out_BTD)
@@ -247,11 +289,9 @@ def _sequential_block(run: _Pass, layer: int, block: Any, attend: Any, state_BTD
 
 def _parallel_block(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: Any) -> Any:
     family, mask = run.model.family, run.mask
-    normed_BTD = _norm(block, family.attention_norm, state_BTD)
-    attention_BTD = _attention(run, layer, attend, normed_BTD)
-    if family.parallel_mlp_norm is not None:
-        normed_BTD = _norm(block, family.parallel_mlp_norm, state_BTD)
-    mlp_BTD = _mlp(run, layer, block, normed_BTD)
+    attention_BTD = _attention(run, layer, block, attend, state_BTD)
+    norm = family.parallel_mlp_norm or family.attention_norm
+    mlp_BTD = _mlp(run, layer, block, norm, state_BTD)
     kept_BTD = state_BTD if mask is None else _masked(state_BTD, mask.residual_BT)
     if family.residual_first:
         out_BTD = kept_BTD + attention_BTD + mlp_BTD
@@ -261,8 +301,11 @@ def _parallel_block(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: 
     return out_BTD
 
 
-def _attention(run: _Pass, layer: int, attend: Any, normed_BTD: torch.Tensor) -> torch.Tensor:
+def _attention(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: Any) -> torch.Tensor:
     """o_proj's output; under a mask, that of the kept edges, with the bias where it belongs."""
+    if run.plan is not None:
+        return run.plan.attention(run, layer, block, attend, state_BTD)
+    normed_BTD = block_norm(block, run.model.family.attention_norm, state_BTD)
     added_BTD = attend(hidden_states=normed_BTD)[0]
     if run.mask is None:
         return added_BTD
@@ -272,26 +315,34 @@ def _attention(run: _Pass, layer: int, attend: Any, normed_BTD: torch.Tensor) ->
         mean_HD = run.means.attention_LHD[layer].to(added_BTD.device)
         extra_BTD = torch.einsum("bht,hd->btd", run.dropped_BHT.float(), mean_HD)
         return added_BTD + extra_BTD.to(added_BTD.dtype)
+    assert run.mask.attention_BHTS is not None
     kept_BT = run.mask.attention_BHTS.amax(dim=(1, 3))
     return _masked(added_BTD, kept_BT)
 
 
-def _mlp(run: _Pass, layer: int, block: Any, normed_BTD: torch.Tensor) -> torch.Tensor:
-    family = run.model.family
-    if family.run_mlp is not None:
-        added_BTD = family.run_mlp(block, normed_BTD)
-    else:
-        added_BTD = getattr(block, family.mlp)(normed_BTD)
-    if isinstance(added_BTD, tuple):  # with the router's scores behind it
-        added_BTD = added_BTD[0]
+def _mlp(run: _Pass, layer: int, block: Any, norm: str | None, state_BTD: Any) -> torch.Tensor:
+    if run.plan is not None:
+        return run.plan.mlp(run, layer, block, norm, state_BTD)
+    added_BTD = run_mlp(run.model, block, block_norm(block, norm, state_BTD))
     if run.mask is None:
         return added_BTD
+    assert run.mask.mlp_BT is not None
     kept_BTD = _masked(added_BTD, run.mask.mlp_BT)
     if run.ablation == "mean":
         assert run.means is not None
         mean_D = run.means.mlp_LD[layer].to(added_BTD)
         kept_BTD = kept_BTD + (1 - run.mask.mlp_BT.to(added_BTD))[..., None] * mean_D
     return kept_BTD
+
+
+def run_mlp(model: TracedModel, block: Any, normed_BTD: torch.Tensor) -> torch.Tensor:
+    """A block's MLP, or mixture of experts, on states that its norm has read."""
+    family = model.family
+    if family.run_mlp is not None:
+        return family.run_mlp(block, normed_BTD)
+    added_BTD = getattr(block, family.mlp)(normed_BTD)
+    # Some families return the router's scores behind it.
+    return added_BTD[0] if isinstance(added_BTD, tuple) else added_BTD
 
 
 def _show(run: _Pass, layer: int, *states: torch.Tensor | None) -> None:
@@ -309,5 +360,6 @@ def _scaled(added_BTD: torch.Tensor, scale: float | None) -> torch.Tensor:
     return added_BTD if scale is None else added_BTD * scale
 
 
-def _norm(block: nn.Module, name: str | None, state_BTD: torch.Tensor) -> torch.Tensor:
+def block_norm(block: nn.Module, name: str | None, state_BTD: torch.Tensor) -> torch.Tensor:
+    """A block's norm by the name of its attribute, nothing where the name is None."""
     return state_BTD if name is None else getattr(block, name)(state_BTD)

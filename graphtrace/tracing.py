@@ -17,20 +17,17 @@ import torch
 
 import graphtrace
 from graphtrace import schema
+from graphtrace.agreement import compare, entropy, log_probabilities, top_tokens
 from graphtrace.analysis.stats import gini
 from graphtrace.edges import flatten_edges
 from graphtrace.errors import OptionError
 from graphtrace.evaluation import (
     Evaluation,
     check_sizes,
-    compare,
-    entropy,
     is_out_of_memory,
     kept_edges,
-    log_probabilities,
     masked_logits,
     memory_error,
-    top_tokens,
 )
 from graphtrace.layout import EdgeColumns, GraphLayout
 from graphtrace.loading import load_model

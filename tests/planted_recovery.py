@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from planted import MODELS, Planted, edge_numbers
 
+from graphtrace.agreement import log_probabilities
 from graphtrace.edges import flatten_edges
-from graphtrace.evaluation import Evaluation, log_probabilities, masked_logits
+from graphtrace.evaluation import Evaluation, masked_logits
 from graphtrace.layout import GraphLayout
 from graphtrace.loading import load_model
 from graphtrace.models import TracedModel

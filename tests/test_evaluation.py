@@ -1,7 +1,5 @@
 """Masked evaluation beyond its numbers: batches, memory, kinds of evaluation, reference means."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ from tiny_models import tiny_model
 
 import graphtrace as gt
 from graphtrace import evaluation
+from graphtrace.edges import unflatten_edges
 from graphtrace.errors import (
     InputError,
     ModelError,
@@ -16,10 +15,17 @@ from graphtrace.errors import (
     NonFiniteError,
     OptionError,
 )
-from graphtrace.evaluation import Evaluation, masked_logits
+from graphtrace.evaluation import (
+    Evaluation,
+    edge_buckets,
+    evaluate_nested,
+    masked_logits,
+    plan_nested,
+)
 from graphtrace.forward import run_model
 from graphtrace.layout import GraphLayout
 from graphtrace.loading import load_model
+from graphtrace.masks import NO_EDGE
 from graphtrace.reference_means import load_means, reference_means, save_means
 
 IDS = [3, 17, 5, 5, 29, 11, 8]
@@ -52,29 +58,37 @@ def test_batching_the_points_changes_no_more_than_rounding(model, layout, monkey
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
 )
-def test_out_of_memory_halves_the_batch(model, layout, monkeypatch, error):
-    ks = list(range(0, layout.n_edges, 7))
-    expected, sizes = logits(model, layout, ks), []
+def test_out_of_memory_halves_what_runs_together(model, layout, monkeypatch, error):
+    plans = [planned(model, layout, seed) for seed in range(3)]
+    expected, tried = evaluate_nested(model, plans), []
 
-    def small(model, ids_BT, **options):
-        sizes.append(len(ids_BT))
-        if len(ids_BT) > 5:
+    def small(model, ids_IT, *, plan, **options):
+        tried.append((len(ids_IT), plan.points_together))
+        if plan.points_together > 2 or len(ids_IT) > 1:
             raise error
-        return run_model(model, ids_BT, **options)
+        return run_model(model, ids_IT, plan=plan, **options)
 
     monkeypatch.setattr(evaluation, "run_model", small)
-    torch.testing.assert_close(logits(model, layout, ks), expected, rtol=1e-5, atol=1e-5)
-    failed = [size for size in sizes if size > 5]
-    assert failed[0] == len(ks)
-    assert all(b == a // 2 for a, b in pairwise(failed))
-    assert sum(size for size in sizes if size <= 5) == len(ks)
+    for found, logits_PV in zip(evaluate_nested(model, plans), expected, strict=True):
+        torch.testing.assert_close(found, logits_PV, rtol=1e-5, atol=1e-5)
+    assert tried[0] == (3, 60)
+    assert tried[:6] == [(3, 60 >> i) for i in range(6)]  # evaluations first, then inputs
+    assert tried[6] == (1, 20)
+    assert tried.count((1, 2)) == 3  # 20, 10, 5 and 2 of each input
 
-    def none(model, ids_BT, **options):
+    def none(model, ids_IT, **options):
         raise error
 
     monkeypatch.setattr(evaluation, "run_model", none)
     with pytest.raises(ModelMemoryError, match=r"a text of about \d tokens would fit"):
-        logits(model, layout, ks)
+        evaluate_nested(model, plans)
+
+
+def planned(model, layout, seed):
+    rank = np.random.default_rng(seed).permutation(layout.n_edges)
+    k = np.linspace(1, layout.n_edges - 1, 20).astype(np.int64)
+    buckets = unflatten_edges(layout, edge_buckets(rank, k), NO_EDGE)
+    return plan_nested(torch.tensor(IDS), layout, buckets, len(k))
 
 
 def test_other_errors_pass(model, layout, monkeypatch):

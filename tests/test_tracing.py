@@ -14,6 +14,13 @@ from tiny_models import TINY, tiny_model
 
 import graphtrace as gt
 from graphtrace import evaluation, schema
+from graphtrace.agreement import (
+    NUCLEUS_PERCENT,
+    compare,
+    entropy,
+    nucleus_agreement,
+    top_tokens,
+)
 from graphtrace.analysis.stats import gini
 from graphtrace.errors import (
     EmptyTextError,
@@ -23,14 +30,7 @@ from graphtrace.errors import (
     TextTooLongError,
     UnsupportedFamilyError,
 )
-from graphtrace.evaluation import (
-    NUCLEUS_PERCENT,
-    compare,
-    entropy,
-    kept_edges,
-    nucleus_agreement,
-    top_tokens,
-)
+from graphtrace.evaluation import kept_edges
 from graphtrace.layout import GraphLayout
 from graphtrace.ranking import source_nodes
 from graphtrace.score_statistics import mass_edges
