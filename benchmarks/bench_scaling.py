@@ -19,9 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from graphtrace.layout import GraphLayout
-
 from benchmarks.timing import seconds
+from graphtrace.layout import GraphLayout
 
 LENGTHS = (32, 64, 128, 256, 512, 1024)
 INPUTS = (1, 8, 32, 128)
