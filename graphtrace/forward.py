@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -235,8 +235,7 @@ def _own_blocks(run: _Pass) -> Iterator[None]:
             # Where a model is spread over devices, accelerate's hook stands in front.
             name = "_old_forward" if hasattr(block, "_hf_hook") else "forward"
             replaced.append((block, name, block.__dict__.get(name)))
-            signature = inspect.signature(type(block).forward)
-            setattr(block, name, partial(_block_forward, run, layer, block, signature, forward))
+            setattr(block, name, partial(_block_forward, run, layer, block, forward))
         yield
     finally:
         for block, name, before in replaced:
@@ -246,9 +245,14 @@ def _own_blocks(run: _Pass) -> Iterator[None]:
                 setattr(block, name, before)
 
 
-def _block_forward(run, layer, block, signature, forward, *args: Any, **kwargs: Any) -> Any:
-    given = signature.bind(block, *args, **kwargs).arguments
-    given |= given.pop("kwargs", {})
+@cache
+def _positional(block_class: type) -> tuple[str, ...]:
+    """Names of the arguments that a block's forward takes by position."""
+    return tuple(inspect.signature(block_class.forward).parameters)[1:]
+
+
+def _block_forward(run, layer, block, forward, *args: Any, **kwargs: Any) -> Any:
+    given = dict(zip(_positional(type(block)), args, strict=False)) | kwargs
     passed = ("attention_mask", "position_ids", "position_embeddings")
     given_on = {key: given[key] for key in passed if given.get(key) is not None}
     state_BTD = given["hidden_states"]

@@ -78,8 +78,17 @@ class AttentionEdges:
 
     def norms(self, order: int) -> torch.Tensor:
         """||v_e|| [H, T, S] in the l1 or l2 norm."""
-        norm_HS = torch.stack([_norm(v_SD, order) for v_SD in self._head_vectors()])
-        return self._weighted(norm_HS[:, None, :])
+        group = len(self.weight_HED) // len(self.value_KSE)
+        value_HSE = self.value_KSE.repeat_interleave(group, dim=0)
+        step = max(1, CHUNK_BYTES // (4 * value_HSE.shape[1] * self.weight_HED.shape[2]))
+        norms = []
+        for start in range(0, len(value_HSE), step):
+            heads = slice(start, start + step)
+            vector_HSD = torch.bmm(value_HSE[heads], self.weight_HED[heads])
+            if self.map is not None:
+                vector_HSD = self.map.unscaled(vector_HSD)
+            norms.append(norm(vector_HSD, order))
+        return self._weighted(torch.cat(norms)[:, None, :])
 
     def along(self, direction_TD: torch.Tensor) -> torch.Tensor:
         """<v_e, direction of its target> [H, T, S]: <W v, r> = <v, W^T r>."""
@@ -191,6 +200,7 @@ def _read(norm_map: NormMap | None, vector_TD: torch.Tensor) -> torch.Tensor:
     return vector_TD if norm_map is None else norm_map(vector_TD)
 
 
-def _norm(vector_SD: torch.Tensor, order: int) -> torch.Tensor:
+def norm(vector_XD: torch.Tensor, order: int) -> torch.Tensor:
+    """The l1 or l2 norm over the last axis."""
     # On a CPU abs().sum() is several times faster than vector_norm(ord=1).
-    return vector_SD.abs().sum(-1) if order == 1 else vector_SD.pow(2).sum(-1).sqrt()
+    return vector_XD.abs().sum(-1) if order == 1 else vector_XD.pow(2).sum(-1).sqrt()

@@ -29,8 +29,9 @@ class FactObserver:
 
     def __init__(self, model: TracedModel) -> None:
         self.model = model
-        self.experts: dict[int, np.ndarray] = {}
-        self.active: dict[int, float] = {}
+        # On the device until the pass is over, so that it is not waited for in between.
+        self.experts: dict[int, torch.Tensor] = {}
+        self.active: dict[int, tuple[torch.Tensor, int]] = {}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "FactObserver":
@@ -56,23 +57,21 @@ class FactObserver:
             hook.remove()
 
     def _chose(self, layer: int, out: tuple[torch.Tensor, ...]) -> None:
-        self.experts[layer] = out[-1].detach().cpu().numpy().astype(np.int16)
+        self.experts[layer] = out[-1].detach()
 
     def _activated(self, layer: int, activation: torch.Tensor) -> None:
         size = activation.detach().abs()
-        self.active[layer] = float((size > ACTIVE * size.max()).float().mean())
+        self.active[layer] = (size > ACTIVE * size.max()).sum(), size.numel()
 
     def found(self) -> Facts:
         """What was seen."""
         experts = None
         if self.experts:
-            shape = next(iter(self.experts.values())).shape
-            absent = np.full(shape, -1, np.int16)
-            experts = np.stack(
-                [self.experts.get(layer, absent) for layer in range(self.model.n_layers)]
-            )
-        share = float(np.mean(list(self.active.values()))) if self.active else None
-        return Facts(experts, share)
+            chosen = {i: x.cpu().numpy().astype(np.int16) for i, x in self.experts.items()}
+            absent = np.full_like(next(iter(chosen.values())), -1)
+            experts = np.stack([chosen.get(layer, absent) for layer in range(self.model.n_layers)])
+        shares = [int(count) / size for count, size in self.active.values()]
+        return Facts(experts, float(np.mean(shares)) if shares else None)
 
 
 def _sub_module(block: Any, path: str | None) -> Any:

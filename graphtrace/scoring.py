@@ -7,6 +7,7 @@ Shape suffixes: G levels from 1 on, L layers, H heads, T target and S source tok
 vocabulary, P probes.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,17 @@ import torch
 
 from graphtrace.errors import NonFiniteError, OptionError
 from graphtrace.forward import LayerRecord, run_model
-from graphtrace.incoming import Incoming, incoming_edges
+from graphtrace.incoming import Incoming, incoming_edges, norm
+from graphtrace.memory import free_memory
 from graphtrace.model_facts import FactObserver, Facts
 from graphtrace.models import TracedModel
 
 SCORERS = ("l1", "l2", "proximity", "gradient", "projection", "fisher", "random")
 FISHER_PROBES = 16
 """Probes of `fisher` where the name says no other number (`fisher:4`)."""
+
+DEVICE_SHARE = 8
+"""Weights stay on the device where they take less than this part of its free memory."""
 
 PROJECTION_FLOOR = 0.02
 """Share of an edge's own length in its `projection` weight."""
@@ -90,27 +95,32 @@ def score_edges(
         observer = _Records()
         with facts:
             logits_BV = run_model(model, ids_BT, observer=observer, grad=True)
-        observer.check(model, logits_BV)
         n_probes = probes if name == "fisher" else 0
         _weigh_gradients(weights, observer.records, logits_BV, n_probes, seed)
     else:
         observer = _Streamed(weights, "l1" if name == "random" else name)
         with facts:
             logits_BV = run_model(model, ids_BT, observer=observer)
-        observer.check(model, logits_BV)
-    weights.check()
+    # Every state is in some weight, so these are finite only where all states are.
+    if not (weights.are_finite() and _is_finite(logits_BV)):
+        _raise_not_finite(model, ids_BT)
     return Scored(weights.scores(shares), logits_BV.detach(), facts.found())
 
 
 class _Weights:
-    """Weights of all edges of one input, in host memory, filled level by level."""
+    """Weights of all edges of one input, filled level by level: on the model's device, so that the
+    host waits for it once, or in host memory where they would take much of the device's."""
 
     def __init__(self, model: TracedModel, n_tokens: int) -> None:
         self.model = model
         n_layers, n_levels = model.n_layers, model.n_layers * (1 if model.parallel else 2)
-        self.attention_LHTS = torch.zeros(n_layers, model.n_heads, n_tokens, n_tokens)
-        self.residual_GT = torch.zeros(n_levels, n_tokens)
-        self.mlp_LT = torch.zeros(n_layers, n_tokens)
+        shape = (n_layers, model.n_heads, n_tokens, n_tokens)
+        device = model.device
+        if device.type == "cuda" and 4 * math.prod(shape) > free_memory(device) // DEVICE_SHARE:
+            device = torch.device("cpu")
+        self.attention_LHTS = torch.zeros(shape, device=device)
+        self.residual_GT = torch.zeros(n_levels, n_tokens, device=device)
+        self.mlp_LT = torch.zeros(n_layers, n_tokens, device=device)
 
     def cells(self, edges: Incoming) -> "list[torch.Tensor | None]":
         """Where the weights of `edges` are kept: residual [T], mlp [T], attention [H, T, S]; None
@@ -121,19 +131,15 @@ class _Weights:
             None if edges.attention is None else self.attention_LHTS[edges.layer],
         ]
 
-    def check(self) -> None:
-        """Raise NonFiniteError where finite states have weights that are not: beyond float32."""
-        for tensor in (self.residual_GT, self.mlp_LT, self.attention_LHTS):
-            if not torch.isfinite(tensor).all():
-                raise NonFiniteError(
-                    f"the scores of {self.model.name} are beyond float32 for this input; its "
-                    "states are finite, so check for very large weights"
-                )
+    def are_finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(map(_is_finite, (self.residual_GT, self.mlp_LT, self.attention_LHTS)))
 
     def scores(self, shares: bool) -> Scores:
         if shares:
             self._divide()
-        return Scores(self.residual_GT.numpy(), self.mlp_LT.numpy(), self.attention_LHTS.numpy())
+        tensors = (self.residual_GT, self.mlp_LT, self.attention_LHTS)
+        return Scores(*(tensor.cpu().numpy() for tensor in tensors))
 
     def _divide(self) -> None:
         """Divide by the sum over each target's incoming edges; 0 where that sum is 0."""
@@ -154,57 +160,66 @@ def _inverse(total_LT: torch.Tensor) -> torch.Tensor:
     return torch.where(total_LT > 0, 1 / total_LT, 0)
 
 
-class _Finite:
-    """Remembers of every layer whether its states are numbers, without waiting for a device."""
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are numbers; where their sum is one, so are they."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
-    def __init__(self) -> None:
-        self.finite: list[tuple[int, str, torch.Tensor]] = []
+
+def _raise_not_finite(model: TracedModel, ids_BT: torch.Tensor) -> None:
+    """Look again, layer by layer, and raise NonFiniteError naming the first with NaN or infinity;
+    where all states are finite, weights made of them were not."""
+    observer = _Finite(model)
+    logits_BV = run_model(model, ids_BT, observer=observer)
+    if not _is_finite(logits_BV):
+        raise NonFiniteError(
+            f"NaN or infinity in the logits of {model.name}; check the final norm and the head"
+        )
+    raise NonFiniteError(
+        f"the scores of {model.name} are beyond float32 for this input; its states are finite, so "
+        "check for very large weights"
+    )
+
+
+class _Finite:
+    """Raises NonFiniteError at the first layer whose states are not numbers."""
+
+    def __init__(self, model: TracedModel) -> None:
+        self.model = model
 
     def layer(self, record: LayerRecord) -> None:
         """Look at one layer."""
-        for part, state in (("attention", record.attention_BTD), ("mlp", record.mlp_BTD)):
-            self.finite.append((record.layer, part, torch.isfinite(state).all()))
-        self.finite.append((record.layer, "sum", torch.isfinite(record.out_BTD).all()))
-
-    def check(self, model: TracedModel, logits_BV: torch.Tensor) -> None:
-        """Raise NonFiniteError naming the first layer with NaN or infinity."""
-        for layer, part, finite in self.finite:
-            if not finite:
+        states = (record.attention_BTD, record.mlp_BTD, record.out_BTD)
+        for part, state in zip(("attention", "mlp", "sum"), states, strict=True):
+            if not _is_finite(state):
                 raise NonFiniteError(
-                    f"NaN or infinity in layer {layer} of {model.name} ({part}); check the "
-                    "weights or use --dtype float32"
+                    f"NaN or infinity in layer {record.layer} of {self.model.name} ({part}); "
+                    "check the weights or use --dtype float32"
                 )
-        if not torch.isfinite(logits_BV).all():
-            raise NonFiniteError(
-                f"NaN or infinity in the logits of {model.name}; check the final norm and the head"
-            )
 
 
-class _Streamed(_Finite):
+class _Streamed:
     """Weighs every layer as soon as it is seen."""
 
     def __init__(self, weights: _Weights, name: str) -> None:
-        super().__init__()
         self.weights = weights
         self.weigh = _WEIGH[name]
 
     def layer(self, record: LayerRecord) -> None:
-        super().layer(record)
+        """Weigh one layer."""
         for edges in incoming_edges(self.weights.model, record):
             for cell, weight in zip(self.weights.cells(edges), self.weigh(edges), strict=True):
                 if cell is not None and weight is not None:
-                    cell[:] = weight
+                    cell.copy_(weight, non_blocking=cell.device.type != "cpu")
 
 
-class _Records(_Finite):
+class _Records:
     """Keeps every layer, for scorers that look back from the output."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.records: list[LayerRecord] = []
 
     def layer(self, record: LayerRecord) -> None:
-        super().layer(record)
+        """Keep one layer."""
         self.records.append(record)
 
 
@@ -213,10 +228,7 @@ Weighed = Sequence[torch.Tensor | None]
 
 
 def _lengths(edges: Incoming, order: int) -> Weighed:
-    direct = [
-        None if v_TD is None else torch.linalg.vector_norm(v_TD, order, dim=-1)
-        for v_TD in (edges.residual_TD, edges.mlp_TD)
-    ]
+    direct = [None if v is None else norm(v, order) for v in (edges.residual_TD, edges.mlp_TD)]
     return [*direct, None if edges.attention is None else edges.attention.norms(order)]
 
 
