@@ -21,6 +21,7 @@ _HOMES = {
     "export_gephi": "graphtrace.export",
     "export_graphml": "graphtrace.export",
     "extract": "graphtrace.study",
+    "forecast": "graphtrace.forecasting",
     "ingest": "graphtrace.ingestion",
     "load_model": "graphtrace.loading",
     "modularity": "graphtrace.analysis.modularity",
@@ -45,6 +46,7 @@ __all__ = [
     "export_gephi",
     "export_graphml",
     "extract",
+    "forecast",
     "ingest",
     "load_model",
     "modularity",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from graphtrace.corpus import read_corpus
     from graphtrace.errors import GraphtraceError
     from graphtrace.export import export_gephi, export_graphml
+    from graphtrace.forecasting import forecast
     from graphtrace.ingestion import ingest
     from graphtrace.loading import load_model
     from graphtrace.sizes import parse_size

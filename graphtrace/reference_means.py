@@ -23,7 +23,7 @@ from graphtrace.forward import LayerRecord, Means, run_model
 from graphtrace.incoming import output_weight
 from graphtrace.models import TracedModel
 from graphtrace.progress import progress
-from graphtrace.tokenizing import tokenize
+from graphtrace.tokenizing import TEXT_DEFAULTS, TextOptions, check_text_options, tokenize
 from graphtrace.traces import short_hash
 
 
@@ -97,18 +97,25 @@ def reference_means(
     inputs: Iterable[Any],
     corpus: str = "",
     show_progress: bool = False,
+    *,
+    bos: str = TEXT_DEFAULTS.bos,
+    chat: bool = TEXT_DEFAULTS.chat,
+    system: str | None = TEXT_DEFAULTS.system,
 ) -> ReferenceMeans:
-    """Mean edge vectors over `inputs` (texts, token ids or Inputs), each (target, source) pair and
-    each token counting once, however long its text.
+    """Mean edge vectors over `inputs` (texts, chats, token ids or Inputs), each (target, source)
+    pair and each token counting once, however long its text.
 
-    An input that cannot be read is counted as failed. Raises InputError when none can.
+    bos, chat, system: see `tokenizing.TextOptions`; best those of the texts that are traced. An
+    input that cannot be read is counted as failed. Raises InputError when none can, OptionError.
     """
+    options = TextOptions(bos, chat, system)
+    check_text_options(model, options)
     total, names, failed = _Sums(model), [], 0
     todo = list(inputs)
     with progress("reference-means", len(todo), "inputs", show_progress) as advance:
         for item in todo:
             try:
-                tokens = tokenize(model, item)
+                tokens = tokenize(model, item, options=options)
                 one = _Sums(model)
                 ids_BT = torch.as_tensor(tokens.token_ids[None].astype("int64"))
                 run_model(model, ids_BT.to(model.device), observer=one)

@@ -41,11 +41,12 @@ ROOMS = [
     {"planned"},
     {"edges", "ranking", "search", "score_statistics", "evaluation"},
     {"tracing"},
-    {"study", "measuring"},
+    {"study", "forecasting", "measuring"},
     {"demo"},
     {"cli", "__main__"},
 ]
 MODEL_SIDE = {
+    "forecasting",
     "memory",
     "models",
     "hub",
@@ -128,7 +129,7 @@ def test_everything_but_the_models_works_with_torch_absent():
         "import graphtrace as gt\n"
         "from graphtrace.errors import MissingPackageError\n"
         "[getattr(gt, n) for n in gt.__all__ if gt._HOMES[n].split('.')[1] not in "
-        "('loading', 'tracing', 'study')]\n"
+        "('loading', 'tracing', 'study', 'forecasting')]\n"
         "try:\n    gt.load_model\nexcept MissingPackageError as e:\n    print(e)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

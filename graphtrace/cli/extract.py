@@ -119,12 +119,20 @@ def extract(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try inputs again that failed before.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what this would need: tokens, |E|, memory and disk of every input. No "
+            "weights are read or fetched, and nothing is written.",
+        ),
+    ] = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Trace every input and commit it to the archive; resumes where an earlier run ended.
 
     Ends with a table of what was traced. Exit code 0: all done; 3: some inputs failed; 143:
-    stopped by SIGTERM after the input at hand.
+    stopped by SIGTERM after the input at hand. With --dry-run: a table of what it would need.
     """
     inputs = _inputs(corpus, text, limit, label, text_column, shard, chat)
     from graphtrace.archive_write import parse_keep
@@ -133,7 +141,7 @@ def extract(
     rule = parse_keep(keep)
 
     # What is wrong with the options is said before a model is loaded.
-    from graphtrace.loading import load_model
+    from graphtrace.loading import load_model, load_outline
     from graphtrace.study import extract as extract_inputs
     from graphtrace.tokenizing import TextOptions
     from graphtrace.tracing import DEFAULTS, TraceOptions, as_evaluation
@@ -141,24 +149,33 @@ def extract(
     TextOptions(bos, chat, system)
     evaluation = as_evaluation(mode, ablation, ablate, means)
     options = TraceOptions(scorer, search, seed, grid or DEFAULTS.sizes, evaluation)
+    asked = {
+        "scorer": options.scorer,
+        "search": options.search,
+        "seed": options.seed,
+        "sizes": options.sizes,
+        "mode": mode,
+        "ablation": ablation,
+        "ablate": ablate,
+        "means": evaluation.means,
+        "bos": bos,
+        "chat": chat,
+        "system": system,
+        "keep": rule,
+    }
+    place = {"device": device, "dtype": dtype, "revision": revision}
+    if dry_run:
+        from graphtrace.forecasting import forecast
+
+        _print_forecast(forecast(load_outline(model, **place), inputs, archive, **asked), format)
+        return
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     result = extract_inputs(
-        load_model(model, device=device, dtype=dtype, revision=revision),
+        load_model(model, **place),
         inputs,
         archive,
-        scorer=options.scorer,
-        search=options.search,
-        seed=options.seed,
-        sizes=options.sizes,
-        mode=mode,
-        ablation=ablation,
-        ablate=ablate,
-        means=evaluation.means,
-        bos=bos,
-        chat=chat,
-        system=system,
-        keep=rule,
+        **asked,
         retry_failed=retry_failed,
         show_progress=True,
         stop=stop,
@@ -202,6 +219,31 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise OptionError(f"--sizes {text!r}: {error}; write numbers such as 0.001,0.01") from error
+
+
+def _print_forecast(found, format: Format) -> None:
+    totals, shown = found.totals, found.inputs
+    limit = 20 if format is Format.table else len(shown)
+    print_frame(shown.head(limit), format)
+    if len(shown) > limit:
+        note(f"… {len(shown) - limit:,} more; --format csv lists them all")
+    note(
+        f"to trace: {totals['n_inputs']:,} inputs, {totals['n_tokens']:,} tokens, "
+        f"{totals['n_edges']:,} edges; {totals['n_present']:,} are in the archive already; "
+        f"{totals['n_problems']:,} cannot be traced"
+    )
+    note(
+        f"memory: {_megabytes(found.weights_mb)} of {found.dtype} weights and about "
+        f"{_megabytes(totals['memory_mb'])} for the largest input; this machine has "
+        f"{_megabytes(found.free_mb)} free; disk: about {_megabytes(totals['archive_mb'])} more "
+        "in the archive"
+    )
+    note("nothing was computed or written (--dry-run)")
+
+
+def _megabytes(size: float) -> str:
+    """A size given in MB, with its unit."""
+    return f"{size / 1000:,.3g} GB" if size >= 1000 else f"{size:.3g} MB"
 
 
 def _print_result(result, archive: Path, format: Format) -> None:

@@ -1,0 +1,226 @@
+"""What tracing inputs will need, before it costs anything: tokens, edges, memory and disk.
+
+Only a model's configuration and tokenizer are read, no weights, and nothing is written. Tokens and
+edges are exact; memory and disk are estimates, in bytes, of one input at a time:
+
+    memory = 80 |E| + 4 P' (4.5 H n^2 + n (3 I + 6 d)) + 32 P V + G
+    disk   = 11,500 + 90 P + 1.2 P C + 5 kept + 12 n + the input's own text
+
+n tokens, H heads, d width, I the widest MLP layer, V vocabulary, P sizes of the curve (1 is always
+among them), C components, P' evaluations that run together (all but the last size, on a CPU no
+more than fit `evaluation.MASK_BYTES`). The first term are the edges with their scores and ranks,
+always in the host's memory; the others are on the model's device. G, for the scorers that look
+back from the output, is what the observed pass keeps: 4 L (4 H n^2 + n (3 I + 8 d)). The factors
+were fitted to measured growth of resident memory on a CPU; there they hold within a factor of 2,
+those of the disk within 1.5 (tests/test_dry_run.py). The weights come on top, once.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from graphtrace.archive import open_archive
+from graphtrace.archive_write import Keep, keep_count, parse_keep
+from graphtrace.corpus import as_input, read_corpus
+from graphtrace.errors import InputError
+from graphtrace.evaluation import MASK_BYTES, bytes_per_point
+from graphtrace.layout import GraphLayout
+from graphtrace.loading import load_outline
+from graphtrace.memory import free_memory
+from graphtrace.models import TracedModel
+from graphtrace.reference_means import ReferenceMeans
+from graphtrace.schema import components
+from graphtrace.scoring import parse_scorer
+from graphtrace.tokenizing import TEXT_DEFAULTS, TextOptions, check_text_options, tokenize
+from graphtrace.traces import Input
+from graphtrace.tracing import DEFAULTS, TraceOptions, as_evaluation, layout_of, planned_id
+
+COLUMNS = (
+    "id",
+    "name",
+    "n_tokens",
+    "n_edges",
+    "n_kept",
+    "memory_mb",
+    "archive_mb",
+    "present",
+    "problem",
+)
+"""Columns of `Forecast.inputs`."""
+
+_UNREAD = "unread"
+_TOTALS = ("n_inputs", "n_problems", "n_present", "n_tokens", "n_edges", "memory_mb", "archive_mb")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What tracing would need.
+
+    inputs: one row per input, COLUMNS. id: the trace's, None for a folder's model, whose name is a
+    fingerprint of weights that were not read. n_tokens, n_edges: exact. n_kept: edges the archive
+    would keep. memory_mb: peak beside the weights while this input is traced, in 10^6 bytes.
+    archive_mb: what its trace adds to the archive, 0 where it is present. present: whether the
+    archive has the trace already (for a folder's model: one under the same model name). problem:
+    why the input cannot be traced, and then the numbers are missing. weights_mb: of the weights,
+    on the model's device. free_mb: what this machine can still have, by `memory.free_memory`.
+    """
+
+    inputs: pd.DataFrame
+    model: str
+    dtype: str
+    weights_mb: float
+    free_mb: float
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Sums over the inputs that can be traced and are not present, of n_inputs, n_tokens,
+        n_edges and archive_mb; memory_mb is the largest; n_present and n_problems are the rest."""
+        bad, present = self.inputs.problem.notna(), self.inputs.present
+        todo = self.inputs[~bad & ~present]
+        largest = float(todo.memory_mb.max()) if len(todo) else 0.0
+        values = (
+            len(todo),
+            int(bad.sum()),
+            int((present & ~bad).sum()),
+            int(todo.n_tokens.sum()),
+            int(todo.n_edges.sum()),
+            largest,
+            float(todo.archive_mb.sum()),
+        )
+        return dict(zip(_TOTALS, values, strict=True))
+
+
+def forecast(
+    model: TracedModel | str | Path,
+    inputs: Iterable[Input | str] | str | Path,
+    archive: str | Path = "traces/archive",
+    *,
+    scorer: str = DEFAULTS.scorer,
+    search: str = DEFAULTS.search,
+    seed: int = DEFAULTS.seed,
+    sizes: Iterable[float] = DEFAULTS.sizes,
+    mode: str = DEFAULTS.evaluation.mode,
+    ablation: str = DEFAULTS.evaluation.ablation,
+    ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
+    means: ReferenceMeans | str | Path | None = None,
+    bos: str = TEXT_DEFAULTS.bos,
+    chat: bool = TEXT_DEFAULTS.chat,
+    system: str | None = TEXT_DEFAULTS.system,
+    keep: Keep | str | float | None = None,
+) -> Forecast:
+    """What `extract` with the same arguments would need; it is not begun and nothing is written.
+
+    model: hub id, folder or `demo`, of which no weights are read; or a TracedModel, such as
+    `loading.load_outline(name, dtype=…)` gives. archive: only looked at, if it is there. The other
+    arguments are those of `extract`. Raises as `extract` does, for what can be known beforehand.
+    """
+    outline = model if isinstance(model, TracedModel) else load_outline(model)
+    evaluation = as_evaluation(mode, ablation, ablate, means)
+    options = TraceOptions(scorer, search, seed, tuple(sizes), evaluation)
+    text_options, rule = TextOptions(bos, chat, system), parse_keep(keep)
+    check_text_options(outline, text_options)
+    # A folder's model is named by its weights; without them it has no id of its own.
+    named = bool(outline.revision) or outline.device.type != "meta"
+    known = outline if named else replace(outline, revision=_UNREAD)
+    if evaluation.means is not None and named:
+        evaluation.means.check(known)
+    there = _present(archive, known, options, named)
+    rows = []
+    if isinstance(inputs, str | Path):
+        inputs = read_corpus(inputs, chat=chat)
+    for item in inputs:
+        input_ = item if isinstance(item, Input) else as_input(item)
+        try:
+            tokens = tokenize(outline, input_, options=text_options)
+        except InputError as error:
+            problem = " ".join(str(error).split())
+            rows.append(_row(name=input_.name, problem=problem))
+            continue
+        layout = layout_of(outline, tokens)
+        n_kept = keep_count(rule, layout.n_edges)
+        trace_id = planned_id(known, tokens, options) if named else None
+        key = trace_id if named else (input_.id, layout.n_tokens)
+        present = there.get(key, 0) >= n_kept
+        size = 0 if present else archive_bytes(outline, layout, n_kept, options, input_)
+        rows.append(
+            _row(
+                id=trace_id,
+                name=input_.name,
+                n_tokens=layout.n_tokens,
+                n_edges=layout.n_edges,
+                n_kept=n_kept,
+                memory_mb=memory_bytes(outline, layout, options) / 1e6,
+                archive_mb=size / 1e6,
+                present=present,
+            )
+        )
+    whole = dict.fromkeys(("n_tokens", "n_edges", "n_kept"), "Int64")
+    floats = dict.fromkeys(("memory_mb", "archive_mb"), "float64")
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+    weights = sum(p.numel() * p.element_size() for p in outline.causal_lm.parameters())
+    return Forecast(
+        inputs=frame.astype({**whole, **floats, "present": bool}),
+        model=outline.name,
+        dtype=str(outline.dtype).removeprefix("torch."),
+        weights_mb=weights / 1e6,
+        free_mb=free_memory("cpu") / 1e6,
+    )
+
+
+def _row(**known: Any) -> dict[str, Any]:
+    return dict.fromkeys(COLUMNS) | {"present": False} | known
+
+
+def memory_bytes(model: TracedModel, layout: GraphLayout, options: TraceOptions) -> int:
+    """About how much more than the weights is held at the peak of tracing one input, see above."""
+    config = model.config
+    n, heads, width = layout.n_tokens, layout.n_heads, model.d_model
+    widest = getattr(config, "intermediate_size", None) or 4 * width
+    n_points = len({*options.sizes, 1.0}) - 1
+    together = max(1, min(n_points, MASK_BYTES // bytes_per_point(model, n)))
+    evaluation = 4 * together * (4.5 * heads * n**2 + n * (3 * widest + 6 * width))
+    graph = 0
+    if parse_scorer(options.scorer)[0] in ("gradient", "fisher"):
+        graph = 4 * layout.n_layers * (4 * heads * n**2 + n * (3 * widest + 8 * width))
+    logits = 32 * n_points * config.vocab_size
+    return int(80 * layout.n_edges + max(evaluation, graph) + logits)
+
+
+def archive_bytes(
+    model: TracedModel, layout: GraphLayout, n_kept: int, options: TraceOptions, input_: Input
+) -> int:
+    """About how many bytes a trace takes in the archive, see above."""
+    n_points = len({*options.sizes, 1.0})
+    n_components = len(components(layout.n_layers, layout.n_heads, layout.parallel))
+    own = len(input_.text.encode()) + len(json.dumps(input_.meta, ensure_ascii=False).encode())
+    chosen = getattr(model.config, "num_experts_per_tok", None) if model.family.router else None
+    experts = layout.n_layers * layout.n_tokens * (chosen or 0)
+    curve = 90 * n_points + 1.2 * n_points * n_components
+    return int(11_500 + curve + 5 * n_kept + 12 * layout.n_tokens + experts + own)
+
+
+def _present(
+    archive: str | Path, model: TracedModel, options: TraceOptions, named: bool
+) -> dict[Any, int]:
+    """How many edges the archive keeps, by trace id, or by (input id, tokens) for a model without
+    an id of its own, of traces with a curve of the kind that is asked for."""
+    folder = Path(archive)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return {}
+    with open_archive(folder) as opened:
+        traces = opened.traces()
+    asked = options.settings(model).id
+    found: dict[Any, int] = {}
+    for row in traces.to_dict("records"):
+        if options.evaluation.kind not in row["curves"]:
+            continue
+        if named:
+            found[row["id"]] = row["n_kept"]
+        elif (row["model_name"], row["settings"]) == (model.name, asked):
+            key = (row["input"], row["n_tokens"])
+            found[key] = max(found.get(key, 0), row["n_kept"])
+    return found
