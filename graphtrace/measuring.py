@@ -30,8 +30,11 @@ from graphtrace.tracing import TraceOptions, layout_of, trace_tokens
 
 Work = Callable[[], Any]
 
-FORWARD = "plain forward"
-PER_EDGE = ("scoring", "ranking", "whole trace")
+FORWARD, WHOLE = "plain forward", "whole trace"
+REST = "all else in a trace"
+"""The whole trace less its other parts: comparing predictions, counting, naming tokens."""
+
+PER_EDGE = ("scoring", "ranking", WHOLE)
 """Parts whose time grows with the edges."""
 
 
@@ -101,7 +104,7 @@ def pipeline_parts(
         f"evaluation of {len(masked_k)} sizes": lambda: masked_logits(
             model, ids, layout, rank_E, masked_k, options.evaluation
         ),
-        "whole trace": lambda: trace_tokens(model, tokens, options),
+        WHOLE: lambda: trace_tokens(model, tokens, options),
     }
 
 
@@ -112,7 +115,9 @@ def measure_parts(
 
     n_tokens: lengths to measure. rounds: how many count. Columns: n_tokens, part, ms (median),
     per_forward (ms over that of the plain forward, batch 1, of the same length), n_edges,
-    ns_per_edge (NaN where a part does not grow with the edges).
+    ns_per_edge (NaN where a part does not grow with the edges). The parts are those of
+    `pipeline_parts`, and in front of the whole trace what of it they leave (REST), a difference,
+    which noise can make negative where it is small.
 
     Raises OptionError, TextTooLongError and what tracing raises.
     """
@@ -132,7 +137,10 @@ def measure_parts(
 
 
 def _table(model: TracedModel, tokens: Tokenized, times: dict[str, list[float]]) -> pd.DataFrame:
-    median = {name: statistics.median(values) for name, values in times.items()}
+    own = {name: values for name, values in times.items() if name not in (FORWARD, WHOLE)}
+    rest = [whole - sum(parts) for whole, *parts in zip(times[WHOLE], *own.values(), strict=True)]
+    ordered = {FORWARD: times[FORWARD], **own, REST: rest, WHOLE: times[WHOLE]}
+    median = {name: statistics.median(values) for name, values in ordered.items()}
     n_edges = layout_of(model, tokens).n_edges
     return pd.DataFrame(
         {

@@ -27,7 +27,14 @@ from graphtrace.measuring import (
 from graphtrace.tracing import trace
 
 COLUMNS = ["n_tokens", "part", "ms", "per_forward", "n_edges", "ns_per_edge"]
-PARTS = ["plain forward", "scoring", "ranking", "evaluation of 26 sizes", "whole trace"]
+PARTS = [
+    "plain forward",
+    "scoring",
+    "ranking",
+    "evaluation of 26 sizes",
+    "all else in a trace",
+    "whole trace",
+]
 
 
 def run(*arguments):
@@ -52,11 +59,14 @@ def test_a_row_per_length_and_part(as_json):
     frame = pd.DataFrame(json.loads(as_json.stdout))
     assert list(frame.columns) == COLUMNS
     assert frame["part"].tolist() == 2 * PARTS
-    assert frame["n_tokens"].tolist() == 5 * [5] + 5 * [9]
+    assert frame["n_tokens"].tolist() == 6 * [5] + 6 * [9]
     assert frame["n_edges"].tolist() == [
         GraphLayout(n, 6, 8).n_edges for n in (5, 9) for _ in PARTS
     ]
-    assert (frame["ms"] > 0).all()
+    assert (frame["ms"][frame["part"] != PARTS[4]] > 0).all()
+    for _, own in frame.groupby("n_tokens"):  # one round: the parts add up
+        ms = own.set_index("part")["ms"]
+        np.testing.assert_allclose(ms[PARTS[1:5]].sum(), ms["whole trace"])
     forward_ms = frame["n_tokens"].map(frame[frame["part"] == PARTS[0]].set_index("n_tokens")["ms"])
     np.testing.assert_allclose(frame["per_forward"], frame["ms"] / forward_ms)
     edges = frame["part"].isin(["scoring", "ranking", "whole trace"])
