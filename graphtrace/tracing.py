@@ -17,8 +17,7 @@ import torch
 
 import graphtrace
 from graphtrace import schema
-from graphtrace.agreement import compare, entropy, log_probabilities, top_tokens
-from graphtrace.analysis.stats import gini
+from graphtrace.agreement import Reference, entropy, log_probabilities, top_tokens
 from graphtrace.edges import flatten_edges
 from graphtrace.errors import OptionError
 from graphtrace.evaluation import (
@@ -34,7 +33,7 @@ from graphtrace.loading import load_model
 from graphtrace.models import TracedModel
 from graphtrace.ranking import random_ranks
 from graphtrace.reference_means import ReferenceMeans, load_means
-from graphtrace.score_statistics import mass_edges
+from graphtrace.score_statistics import gini_of, mass_edges
 from graphtrace.scoring import FISHER_PROBES, Scored, draws, parse_scorer, score_edges, uses_shares
 from graphtrace.search import SEARCHES, rank_edges
 from graphtrace.sizes import SIZE_GRID
@@ -200,7 +199,7 @@ def trace_tokens(model: TracedModel, tokens: Tokenized, options: TraceOptions) -
         top_tokens=top_texts,
         top_probs=top_probs,
         mass90_edges=mass_edges(layout.offsets, score, 0.9),
-        score_gini=gini(score),
+        score_gini=gini_of(score),
         mlp_active_share=scored.facts.mlp_active_share,
         experts=scored.facts.experts,
         component_counts=count_components(layout, ranked, k),
@@ -225,7 +224,8 @@ def _curve(model, ids, layout, rank, grid, k, full, evaluation) -> Curve:
     logits = masked_logits(model, ids, layout, rank, masked, evaluation) if len(masked) else None
     found = iter(() if logits is None else log_probabilities(logits))
     rows = [full if is_whole else next(found) for is_whole in whole]
-    agreement = [compare(full, q) for q in rows]
+    reference = Reference.of(full)
+    agreement = [reference.compare(q) for q in rows]
     tops = [top_tokens(q) for q in rows]
     texts = iter(_texts(model, np.concatenate([ids for ids, _ in tops])))
     return Curve(

@@ -16,9 +16,8 @@ import graphtrace as gt
 from graphtrace import evaluation, schema
 from graphtrace.agreement import (
     NUCLEUS_PERCENT,
-    compare,
+    Reference,
     entropy,
-    nucleus_agreement,
     top_tokens,
 )
 from graphtrace.analysis.stats import gini
@@ -33,7 +32,7 @@ from graphtrace.errors import (
 from graphtrace.evaluation import kept_edges
 from graphtrace.layout import GraphLayout
 from graphtrace.ranking import source_nodes
-from graphtrace.score_statistics import mass_edges
+from graphtrace.score_statistics import gini_of, mass_edges
 from graphtrace.sizes import SIZE_GRID
 from graphtrace.traces import Input, Trace
 
@@ -72,15 +71,15 @@ def plain_nucleus(p, q):
 @settings(max_examples=300, deadline=None)
 @given(distributions())
 def test_nucleus_is_its_definition(logits):
-    p, q = softmax(logits[0]), softmax(logits[1])
-    assert nucleus_agreement(p, q) == plain_nucleus(p, q)
+    log_p, q = np.log(softmax(logits[0])), softmax(logits[1])
+    assert Reference.of(log_p).nucleus_agreement(q) == plain_nucleus(np.exp(log_p), q)
 
 
 @settings(max_examples=100, deadline=None)
 @given(distributions())
 def test_measures_are_their_definitions(logits):
     p, q = softmax(logits[0]), softmax(logits[1])
-    got = compare(np.log(p), np.log(q))
+    got = Reference.of(np.log(p)).compare(np.log(q))
     assert got.tv == pytest.approx(sum(max(a - b, 0) for a, b in zip(p, q, strict=True)))
     assert got.kl == pytest.approx(
         sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)), abs=1e-12
@@ -94,7 +93,7 @@ def test_measures_are_their_definitions(logits):
 
 
 def test_kl_stays_finite_where_q_underflows():
-    assert compare(np.log([0.5, 0.5]), np.array([0.0, -2000.0])).kl == pytest.approx(
+    assert Reference.of(np.log([0.5, 0.5])).compare(np.array([0.0, -2000.0])).kl == pytest.approx(
         0.5 * math.log(0.5) + 0.5 * (math.log(0.5) + 2000)
     )
 
@@ -112,9 +111,18 @@ def test_mass_and_gini_are_their_definitions(values, n_nodes):
     n, total = len(score), float(score.sum())
     if total == 0:
         assert math.isnan(gini(score))
+        assert math.isnan(gini_of(score))
     else:
         pairs = sum(abs(float(a) - float(b)) for a in score for b in score)
         assert gini(score) == pytest.approx(pairs / (2 * n * total), abs=1e-9)
+        assert gini_of(score) == pytest.approx(gini(score), abs=1e-12)
+
+
+def test_the_gini_coefficient_of_scores_of_every_size():
+    rng = np.random.default_rng(0)
+    score = (rng.random(5000) ** 30).astype(np.float32)
+    score[::7] = 0
+    assert gini_of(score) == pytest.approx(gini(score), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", TINY)
