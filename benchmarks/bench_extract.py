@@ -1,4 +1,4 @@
-"""Extraction: the parts of tracing as `graphtrace bench` measures them, and the ranking by itself."""
+"""Extraction: the parts of tracing as `graphtrace bench` has them, and the ranking by itself."""
 
 import statistics
 

@@ -34,7 +34,7 @@ from graphtrace.tokenizing import Tokenized, tokenize
 from graphtrace.tracing import TraceOptions, layout_of, trace_tokens
 
 SHAPES = (Shape(16, 16, 512, 48), Shape(8, 8, 256, 48))
-N_DEMO = 24
+N_DEMO = (24, 48)
 GRAPHS = (GraphLayout(50, 32, 32), GraphLayout(256, 32, 32))
 SAME_TV = 1e-4
 
@@ -162,12 +162,16 @@ def settings() -> dict[str, Callable[[], Setting]]:
 
         return make
 
-    def demo() -> Setting:
-        model = load_model("demo", device="cpu")
-        return Setting(f"demo model, n = {N_DEMO}", model, sample_tokens(model, N_DEMO))
+    def demo(n_tokens: int) -> Callable[[], Setting]:
+        def make() -> Setting:
+            model = load_model("demo", device="cpu")
+            tokens = sample_tokens(model, n_tokens)
+            return Setting(f"demo model, n = {n_tokens}", model, tokens)
+
+        return make
 
     return {f"random Llama, {shape}": random(shape) for shape in SHAPES} | {
-        f"demo model, n = {N_DEMO}": demo
+        f"demo model, n = {n}": demo(n) for n in N_DEMO
     }
 
 
