@@ -3,16 +3,17 @@
 Only a model's configuration and tokenizer are read, no weights, and nothing is written. Tokens and
 edges are exact; memory and disk are estimates, in bytes, of one input at a time:
 
-    memory = 80 |E| + 4 P' (4.5 H n^2 + n (3 I + 6 d)) + 32 P V + G
+    memory = 60 |E| + max(4 P' (4.5 H n^2 + n (1.5 I + 3 d)), G) + 24 P V
     disk   = 11,500 + 90 P + 1.2 P C + 5 kept + 12 n + the input's own text
 
 n tokens, H heads, d width, I the widest MLP layer, V vocabulary, P sizes of the curve (1 is always
 among them), C components, P' evaluations that run together (all but the last size, on a CPU no
-more than fit `evaluation.MASK_BYTES`). The first term are the edges with their scores and ranks,
-always in the host's memory; the others are on the model's device. G, for the scorers that look
-back from the output, is what the observed pass keeps: 4 L (4 H n^2 + n (3 I + 8 d)). The factors
-were fitted to measured growth of resident memory on a CPU; there they hold within a factor of 2,
-those of the disk within 1.5 (tests/test_dry_run.py). The weights come on top, once.
+more than fit `evaluation.MASK_BYTES`). The first term is the edges with their scores and ranks,
+always in the host's memory; the others are on the model's device. G, for scorers that look back
+from the output (0 for others), is what the observed pass keeps: 4 L (4 H n^2 + n (3 I + 8 d)).
+The factors were fitted to the growth of resident memory on a CPU; there they hold within a factor
+of 2, give or take 5 MB, and those of the disk within 1.5 (tests/test_dry_run.py; not measured on a
+GPU). The weights come on top, once.
 """
 
 import json
@@ -182,12 +183,12 @@ def memory_bytes(model: TracedModel, layout: GraphLayout, options: TraceOptions)
     widest = getattr(config, "intermediate_size", None) or 4 * width
     n_points = len({*options.sizes, 1.0}) - 1
     together = max(1, min(n_points, MASK_BYTES // bytes_per_point(model, n)))
-    evaluation = 4 * together * (4.5 * heads * n**2 + n * (3 * widest + 6 * width))
+    evaluation = 4 * together * (4.5 * heads * n**2 + n * (1.5 * widest + 3 * width))
     graph = 0
     if parse_scorer(options.scorer)[0] in ("gradient", "fisher"):
         graph = 4 * layout.n_layers * (4 * heads * n**2 + n * (3 * widest + 8 * width))
-    logits = 32 * n_points * config.vocab_size
-    return int(80 * layout.n_edges + max(evaluation, graph) + logits)
+    logits = 24 * n_points * config.vocab_size
+    return int(60 * layout.n_edges + max(evaluation, graph) + logits)
 
 
 def archive_bytes(
