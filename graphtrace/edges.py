@@ -14,31 +14,50 @@ from graphtrace.layout import GraphLayout
 from graphtrace.scoring import Scores
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _walk(first_position, windows, parallel, residual_GT, mlp_LT, attention_LHTS, flat_E, to_flat):
     """Visit all edges in canonical order, copying tensors -> flat or flat -> tensors."""
     edge = 0
     n_levels, n_tokens, n_heads = len(first_position), mlp_LT.shape[1], attention_LHTS.shape[1]
+    # The rows of one target side by side, since rows of several heads at a power of two from each
+    # other would push each other out of the cache.
+    rows = np.empty(n_heads * n_tokens, flat_E.dtype)
     for level in range(1, n_levels):
         layer = level - 1 if parallel else (level - 1) // 2
         has_attention = parallel or level % 2 == 1
         has_mlp = parallel or level % 2 == 0
         for t in range(first_position[level], n_tokens):
-            first_source = max(0, t + 1 - windows[layer]) if has_attention else t
-            for s in range(first_source, t + 1):
-                if s == t:
-                    if to_flat:
-                        flat_E[edge] = residual_GT[level - 1, t]
-                    else:
-                        residual_GT[level - 1, t] = flat_E[edge]
-                    edge += 1
-                if has_attention:
+            own = edge  # the residual edge; the heads of the own token follow it
+            if has_attention:
+                first_source = max(0, t + 1 - windows[layer])
+                n_sources = t + 1 - first_source
+                own += (n_sources - 1) * n_heads
+                tensor_LHS = attention_LHTS[:, :, t, first_source : t + 1]
+                if to_flat:
                     for head in range(n_heads):
-                        if to_flat:
-                            flat_E[edge] = attention_LHTS[layer, head, t, s]
-                        else:
-                            attention_LHTS[layer, head, t, s] = flat_E[edge]
-                        edge += 1
+                        row, part = tensor_LHS[layer, head], rows[head * n_sources :]
+                        for s in range(n_sources):
+                            part[s] = row[s]
+                for s in range(n_sources):
+                    at = edge + s * n_heads + (1 if s == n_sources - 1 else 0)
+                    flat = flat_E[at : at + n_heads]
+                    if to_flat:
+                        for head in range(n_heads):
+                            flat[head] = rows[head * n_sources + s]
+                    else:
+                        for head in range(n_heads):
+                            rows[head * n_sources + s] = flat[head]
+                if not to_flat:
+                    for head in range(n_heads):
+                        row, part = tensor_LHS[layer, head], rows[head * n_sources :]
+                        for s in range(n_sources):
+                            row[s] = part[s]
+                edge += n_sources * n_heads
+            if to_flat:
+                flat_E[own] = residual_GT[level - 1, t]
+            else:
+                residual_GT[level - 1, t] = flat_E[own]
+            edge += 1
             if has_mlp:
                 if to_flat:
                     flat_E[edge] = mlp_LT[layer, t]

@@ -128,32 +128,47 @@ class GraphLayout:
     @cached_property
     def columns(self) -> EdgeColumns:
         """All edges in canonical order, without scores."""
-        heads = np.arange(self.n_heads, dtype=np.int16)
-        kinds, levels, head_of, sources, targets = [], [], [], [], []
+        dtypes = (np.int8, np.int16, np.int16, np.int32, np.int32)
+        columns = EdgeColumns(*(np.empty(self.n_edges, dtype) for dtype in dtypes))
+        alike = {}  # most levels have the same edges
         for level in range(1, self.n_levels):
-            for position in range(int(self.first_position[level]), self.n_tokens):
-                kind = [np.full(1, RESIDUAL, np.int8)]
-                head = [np.full(1, -1, np.int16)]
-                source = [np.full(1, position, np.int32)]
-                if self.has_attention(level):
-                    start = max(0, position + 1 - self.window(self.layer_of(level)))
-                    before = np.repeat(np.arange(start, position, dtype=np.int32), self.n_heads)
-                    kind = [np.full(len(before), ATTENTION, np.int8), *kind]
-                    kind.append(np.full(self.n_heads, ATTENTION, np.int8))
-                    head = [np.tile(heads, position - start), *head, heads]
-                    own = np.full(self.n_heads, position, np.int32)
-                    source = [before, *source, own]
-                if self.has_mlp(level):
-                    kind.append(np.full(1, MLP, np.int8))
-                    head.append(np.full(1, -1, np.int16))
-                    source.append(np.full(1, position, np.int32))
-                n_in = sum(map(len, kind))
-                kinds += kind
-                head_of += head
-                sources += source
-                levels.append(np.full(n_in, level, np.int16))
-                targets.append(np.full(n_in, position, np.int32))
-        return EdgeColumns(*map(np.concatenate, (kinds, levels, head_of, sources, targets)))
+            width = self.window(self.layer_of(level)) if self.has_attention(level) else 0
+            form = (width, self.has_mlp(level), int(self.first_position[level]))
+            if form not in alike:
+                alike[form] = self._edges_into(level)
+            kind, head, source, target = alike[form]
+            start = int(self.offsets[level * self.n_tokens])
+            here = slice(start, start + len(kind))
+            columns.kind[here], columns.level[here], columns.head[here] = kind, level, head
+            columns.source[here], columns.target[here] = source, target
+        return columns
+
+    def _edges_into(self, level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Kind, head, source and target of the edges into one level."""
+        heads = np.arange(self.n_heads, dtype=np.int16)
+        kinds, head_of, sources, targets = [], [], [], []
+        for position in range(int(self.first_position[level]), self.n_tokens):
+            kind = [np.full(1, RESIDUAL, np.int8)]
+            head = [np.full(1, -1, np.int16)]
+            source = [np.full(1, position, np.int32)]
+            if self.has_attention(level):
+                start = max(0, position + 1 - self.window(self.layer_of(level)))
+                before = np.repeat(np.arange(start, position, dtype=np.int32), self.n_heads)
+                kind = [np.full(len(before), ATTENTION, np.int8), *kind]
+                kind.append(np.full(self.n_heads, ATTENTION, np.int8))
+                head = [np.tile(heads, position - start), *head, heads]
+                own = np.full(self.n_heads, position, np.int32)
+                source = [before, *source, own]
+            if self.has_mlp(level):
+                kind.append(np.full(1, MLP, np.int8))
+                head.append(np.full(1, -1, np.int16))
+                source.append(np.full(1, position, np.int32))
+            kinds += kind
+            head_of += head
+            sources += source
+            targets.append(np.full(sum(map(len, kind)), position, np.int32))
+        kind, head, source, target = map(np.concatenate, (kinds, head_of, sources, targets))
+        return kind, head, source, target
 
     def layers_of(self, level: np.ndarray) -> np.ndarray:
         """`layer_of` for an array of levels >= 1."""

@@ -73,3 +73,24 @@ def test_residual_levels_of_another_layout_are_refused():
     tensors = unflatten_edges(sequential, np.ones(sequential.n_edges, np.float32), 0)
     with pytest.raises(AssertionError):
         flatten_edges(parallel, tensors)
+
+
+@settings(max_examples=200, deadline=None)
+@given(layout=layouts())
+def test_columns_are_the_edges_one_by_one(layout):
+    rows = []
+    for level in range(1, layout.n_levels):
+        attention, mlp = layout.has_attention(level), layout.has_mlp(level)
+        for t in range(layout.first_position[level], layout.n_tokens):
+            width = layout.window(layout.layer_of(level))
+            for s in range(max(0, t + 1 - width) if attention else t, t + 1):
+                rows += [(schema.RESIDUAL, level, -1, s, t)] * (s == t)
+                rows += [
+                    (schema.ATTENTION, level, head, s, t)
+                    for head in range(layout.n_heads * attention)
+                ]
+            rows += [(schema.MLP, level, -1, t, t)] * mlp
+    columns = layout.columns
+    assert [column.dtype for column in columns[:5]] == [np.int8, np.int16, np.int16, "i4", "i4"]
+    assert list(zip(*(column.tolist() for column in columns[:5]), strict=True)) == rows
+    assert columns.score is None
