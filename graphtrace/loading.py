@@ -11,7 +11,13 @@ import torch
 
 from graphtrace.errors import ModelError, OptionError
 from graphtrace.families import family_of
-from graphtrace.model_files import ModelFiles, find_model, load_tokenizer, load_weights
+from graphtrace.model_files import (
+    ModelFiles,
+    find_model,
+    load_tokenizer,
+    load_weights,
+    unbuildable,
+)
 from graphtrace.model_files import demo_folder as demo_folder
 from graphtrace.models import TracedModel
 
@@ -73,10 +79,13 @@ def load_outline(
         torch_dtype = getattr(files.config, "dtype", None) or torch.float32
     if getattr(files.config, "quantization_config", None):
         del files.config.quantization_config
-    with torch.device("meta"):
-        causal_lm = AutoModelForCausalLM.from_config(
-            files.config, dtype=torch_dtype, trust_remote_code=False
-        )
+    try:
+        with torch.device("meta"):
+            causal_lm = AutoModelForCausalLM.from_config(
+                files.config, dtype=torch_dtype, trust_remote_code=False
+            )
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise unbuildable(files, error) from error
     return _traced(files, causal_lm.eval(), tokenizer)
 
 

@@ -113,6 +113,8 @@ def _load_config(path: str, commit: str | None) -> Any:
     where = {"revision": commit} if commit else {}
     try:
         raw: dict[str, Any] = PreTrainedConfig.get_config_dict(path, **where)[0]
+        if not isinstance(raw, dict):
+            raise ModelError(f"the config.json of {path!r} holds no object, so it is no model")
         kind = raw.get("model_type")
         if kind is not None and kind not in CONFIG_MAPPING:
             if "auto_map" in raw:
@@ -124,7 +126,10 @@ def _load_config(path: str, commit: str | None) -> Any:
         if kind is None:
             raise ModelError(f"the config.json of {path!r} has no model_type, so it is no model")
         _refuse_quantised(path, raw)
-        return AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+        if getattr(config, "num_hidden_layers", 1) < 1:
+            raise ModelError(f"the config.json of {path!r} gives the model no layer")
+        return config
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"the config.json of {path!r} cannot be read: {error}") from error
 
@@ -190,8 +195,11 @@ def load_weights(files: ModelFiles, dtype: Any, device: str) -> Any:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # named below
                 **extra,
             )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise unbuildable(files, error) from error
     except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise ModelError(
@@ -204,6 +212,13 @@ def load_weights(files: ModelFiles, dtype: Any, device: str) -> Any:
             f"the weights of {files.path!r} cannot be loaded (safetensors only): {error}"
         ) from error
     causal_lm, loaded = found
+    wrong = sorted(loaded["mismatched_keys"])
+    if wrong:
+        key, found_shape, shape = wrong[0]
+        raise ModelError(
+            f"{len(wrong)} weights of {files.path!r} have other shapes than its config.json says, "
+            f"{key!r} the first: {tuple(found_shape)}, not {tuple(shape)}"
+        )
     missing = sorted(loaded["missing_keys"])
     if missing:
         raise ModelError(
@@ -211,6 +226,14 @@ def load_weights(files: ModelFiles, dtype: Any, device: str) -> Any:
             "first; they would be random numbers"
         )
     return causal_lm
+
+
+def unbuildable(files: ModelFiles, error: BaseException) -> ModelError:
+    """The error to raise where transformers cannot build the model that a configuration states."""
+    return ModelError(
+        f"no model can be built from the config.json of {files.path!r}: "
+        f"{type(error).__name__} {error}"
+    )
 
 
 def _check_weight_files(files: ModelFiles) -> None:

@@ -127,6 +127,14 @@ def test_what_is_no_model_is_named(load, folder, tmp_path):
         load(broken)
     with pytest.raises(ModelError, match=r"config\.json .* cannot be read: .*num_hidden_layers"):
         load(changed_config(folder, tmp_path / "typed", num_hidden_layers="three"))
+    with pytest.raises(ModelError, match="gives the model no layer"):
+        load(changed_config(folder, tmp_path / "flat", num_hidden_layers=0))
+    with pytest.raises(ModelError, match=r"no model can be built from .*/act': KeyError 'nope'"):
+        load(changed_config(folder, tmp_path / "act", hidden_act="nope"))
+    listed = shutil.copytree(folder, tmp_path / "listed")
+    (listed / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"config\.json of .* holds no object"):
+        load(listed)
     with pytest.raises(ModelError, match="has no model_type"):
         load(changed_config(folder, tmp_path / "llama-typeless", model_type=None))
     gptj = {"architectures": ["GPTJForCausalLM"], "model_type": "gptj"}
@@ -175,7 +183,9 @@ def test_what_is_wrong_with_the_weights_is_named(folder, tmp_path):
     def shorten(weights):
         weights[name] = weights[name][:-1].contiguous()
 
-    with pytest.raises(ModelError, match=r"weights of .*short"):
+    with pytest.raises(
+        ModelError, match=rf"1 weights of .*short.*'{name}' .*\(19, 24\), not \(20, 24\)"
+    ):
         gt.load_model(changed_weights(folder, tmp_path / "short", shorten))
 
 
