@@ -474,12 +474,14 @@ def test_weights_are_never_held_twice(folder, tmp_path):
     hf = gt.load_model(big).causal_lm.to(torch.bfloat16)
     hf.save_pretrained(big, max_shard_size="30MB")
     (big / "model.safetensors").unlink()
-    command = [sys.executable, "-c", PEAK_SCRIPT, str(folder), str(big), "float32"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    print({key: f"{value / 1e6:.0f} MB" for key, value in found.items()})
-    assert found["weights"] > 200e6
-    assert 0.8 * found["weights"] < found["anon"] < 1.25 * found["weights"]
-    assert found["rss"] < 1.75 * found["weights"]
+    # Held once as float32; as bfloat16 they stay the pages of the file.
+    for dtype, least, most in [("float32", 0.8, 1.25), ("bfloat16", 0.0, 0.35)]:
+        command = [sys.executable, "-c", PEAK_SCRIPT, str(folder), str(big), dtype]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        print(dtype, {key: f"{value / 1e6:.0f} MB" for key, value in found.items()})
+        assert found["weights"] > 100e6
+        assert least * found["weights"] <= found["anon"] < most * found["weights"]
+        assert found["rss"] < 1.75 * found["weights"]
