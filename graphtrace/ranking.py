@@ -21,7 +21,7 @@ import numpy as np
 from graphtrace.layout import GraphLayout
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _visit_order(offsets, source, key, output):
     """Prim on nodes: tau of every node (-1: never reached), and the edge that discovers each.
 
@@ -59,7 +59,7 @@ def _visit_order(offsets, source, key, output):
             return order[:n_visited], discovery[:n_visited]
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def heap_push(heap, item):
     """Add `item` to a list that is a heap, smallest first (compiled code only)."""
     heap.append(item)
@@ -73,7 +73,7 @@ def heap_push(heap, item):
             break
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def heap_pop(heap):
     """Remove and return the smallest item of a heap (compiled code only)."""
     last = heap.pop()
@@ -95,7 +95,7 @@ def heap_pop(heap):
     return top
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _edges_by_visit(offsets, order):
     """All edges into visited nodes, listed by tau(target), then by edge number."""
     total = 0
@@ -110,32 +110,38 @@ def _edges_by_visit(offsets, order):
     return listed
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def sort_descending(listed, key, n_bits):
     """`listed` int64 by descending key, stable: radix sort, 11 bits at a time (compiled code only).
 
-    key: integers, not negative, below 2**n_bits; key[i] belongs to item i, listed or not.
+    key: integers, not negative, below 2**n_bits; key[i] belongs to item i, listed or not. The keys
+    travel with the items, so that every pass reads from end to end.
     """
-    n = len(listed)
-    other = np.empty_like(listed)
-    for shift in range(0, n_bits, 11):
-        count = np.zeros(2049, np.int64)
-        for i in range(n):
-            count[2047 - ((key[listed[i]] >> shift) & 2047) + 1] += 1
-        if n == 0 or count[2047 - ((key[listed[0]] >> shift) & 2047) + 1] == n:
+    n, n_digits = len(listed), (n_bits + 10) // 11
+    largest = np.int64(2**63 - 1) >> (63 - n_bits)
+    item, value = listed.copy(), np.empty(n, np.int64)
+    count = np.zeros((n_digits, 2049), np.int64)
+    for i in range(n):
+        value[i] = largest - key[listed[i]]
+        for digit in range(n_digits):
+            count[digit, ((value[i] >> (11 * digit)) & 2047) + 1] += 1
+    other_item, other_value = np.empty(n, np.int64), np.empty(n, np.int64)
+    for digit in range(n_digits):
+        at, shift = count[digit], 11 * digit
+        if n == 0 or at[((value[0] >> shift) & 2047) + 1] == n:
             continue  # all alike in these bits
         for b in range(2048):
-            count[b + 1] += count[b]
+            at[b + 1] += at[b]
         for i in range(n):
-            item = listed[i]
-            b = 2047 - ((key[item] >> shift) & 2047)
-            other[count[b]] = item
-            count[b] += 1
-        listed, other = other, listed
-    return listed
+            b = (value[i] >> shift) & 2047
+            other_item[at[b]], other_value[at[b]] = item[i], value[i]
+            at[b] += 1
+        item, other_item = other_item, item
+        value, other_value = other_value, value
+    return item
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _rank(offsets, order, discovery, sorted_edges, n_edges):
     """Rank of every edge from the visit order and the edges by priority."""
     n_visited = len(order)
@@ -204,11 +210,16 @@ def best_first_by_key(layout: GraphLayout, key_E: np.ndarray) -> np.ndarray:
 
 def source_nodes(layout: GraphLayout) -> np.ndarray:
     """int64 [E]: node id of every edge's source, in canonical order."""
-    columns = layout.columns
-    return (columns.level.astype(np.int64) - 1) * layout.n_tokens + columns.source
+    node = np.empty(layout.n_edges, np.int64)
+    n_tokens = layout.n_tokens
+    source, of_level = layout.columns.source, layout.offsets[::n_tokens]
+    for level in range(1, layout.n_levels):
+        here = slice(of_level[level], of_level[level + 1])
+        np.add(source[here], (level - 1) * n_tokens, out=node[here])
+    return node
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _random_walk(offsets, source, is_attention, output, seed):
     """See `random_ranks`. Fisher-Yates inside each node, swap-remove from the frontier."""
     np.random.seed(seed)  # noqa: NPY002  numba's own generator, per thread

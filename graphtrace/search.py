@@ -91,7 +91,7 @@ def _exponent_bits(layout: GraphLayout) -> int:
     return (layout.path_length * growth - _lowest_exponent(layout) + 1).bit_length()
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _flow(offsets, source, score, output):
     """flow(e) = result[e] * 2**exponent[target(e)], from the output down."""
     n_nodes = len(offsets) - 1
@@ -124,7 +124,7 @@ def _flow(offsets, source, score, output):
     return flow, exponent
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _to_keys(offsets, exponent, bits, exponent_bits, lowest):
     """Turn the bit patterns of `_flow` into keys, in place."""
     dropped = max(0, 52 - (63 - exponent_bits))
@@ -147,7 +147,7 @@ def _path_ranks(layout: GraphLayout, score_E: np.ndarray) -> np.ndarray:
     return _walk_paths(layout.offsets, source_E, value_E, best_into_V, listed, layout.output)
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _fixed_log2(score, fraction_bits):
     """log2 as integers, in units of 2**-fraction_bits; NEVER for 0.
 
@@ -167,13 +167,13 @@ def _fixed_log2(score, fraction_bits):
     return log
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _add(a, b):
     total = a + b
     return total if total > FLOOR else NEVER
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _path_values(offsets, source, log, output):
     """The value of the best complete path through every edge, and every node's best incoming edge.
 
@@ -199,7 +199,7 @@ def _path_values(offsets, source, log, output):
     return value, best_into
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _by_target(offsets, target, listed):
     """`listed` with every target's edges side by side, where `offsets` has them; stable."""
     at = offsets[:-1].copy()
@@ -210,7 +210,7 @@ def _by_target(offsets, target, listed):
     return grouped
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _walk_paths(offsets, source, value, best_into, listed, output):
     """Ranks, path by path. `listed`: every target's edges by descending value, side by side.
 
@@ -247,7 +247,7 @@ def _walk_paths(offsets, source, value, best_into, listed, output):
     return rank
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _offer(heap, offsets, at, listed, rank, value, node, tau):
     """Put the best untaken edge into `node` on the heap, if there is one."""
     while at[node] < offsets[node + 1]:
