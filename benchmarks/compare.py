@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-RATIOS = {"per_forward", "ns_per_edge", "measured", "of_floor"}
+RATIOS = {"per_forward", "ns_per_edge", "measured", "of_floor", "of_the_plain"}
 """Columns of figures that are ratios within one run, or nearly so."""
 
 MORE_IS_BETTER = re.compile(r"/s\b|times faster")
