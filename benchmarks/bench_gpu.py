@@ -18,22 +18,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from graphtrace.edges import flatten_edges
-from graphtrace.evaluation import check_sizes, kept_edges, masked_logits
+from graphtrace.archive_write import keep_count
+from graphtrace.evaluation import Evaluation, evaluate_nested
 from graphtrace.loading import load_model
-from graphtrace.measuring import plain_forward, processor, waiter
+from graphtrace.measuring import pipeline_parts, plain_forward, processor, waiter
 from graphtrace.models import TracedModel
+from graphtrace.options import TraceOptions
+from graphtrace.pipeline import trace_stream
 from graphtrace.scoring import score_edges
-from graphtrace.search import rank_edges
 from graphtrace.sizes import SIZE_GRID
+from graphtrace.stages import layout_of, score_tokens, select_edges
 from graphtrace.tokenizing import tokenize
-from graphtrace.tracing import TraceOptions, layout_of, trace_tokens
 
 Work = Callable[[], Any]
 
@@ -68,6 +68,7 @@ SMALL = {
 }
 
 TITLE = "One input on the device: {model}, {dtype}, n = {n}"
+EVALUATION = f"evaluation of {len(SIZE_GRID)} sizes"
 GOALS = {"whole trace": (40.0, 20.0)}
 """Part -> goal and stretch goal, ms per input, for the 8B shape on one H200."""
 
@@ -133,7 +134,7 @@ def floors(model: TracedModel, n_tokens: int, n_sizes: int) -> dict[str, Floor]:
     return {
         "plain forward": Floor(forward, read),
         "scoring": Floor(forward + vectors, read),
-        f"evaluation of {n_sizes} sizes": Floor(n_sizes * forward, read),
+        EVALUATION: Floor(n_sizes * forward, read),
     }
 
 
@@ -146,31 +147,15 @@ class Setting:
         self.ids = torch.randint(0, model.config.vocab_size, (n_tokens,), generator=generator)
         self.tokens = tokenize(model, self.ids.tolist())
         self.layout = layout_of(model, self.tokens)
-        self.k_P = kept_edges(check_sizes(SIZE_GRID)[:-1], self.layout.n_edges)
-        self.scores = score_edges(model, self.ids).scores
-        self.rank_E = self.rank()
-
-    def rank(self) -> np.ndarray:
-        """Every edge's rank."""
-        return rank_edges(self.layout, flatten_edges(self.layout, self.scores), "best-first")
-
-    def parts(self) -> dict[str, Work]:
-        """What a trace is made of, and the whole."""
-        model, ids = self.model, self.ids
-        return {
-            "plain forward": lambda: plain_forward(model, ids),
-            "scoring": lambda: score_edges(model, ids),
-            "ranking (CPU)": self.rank,
-            f"evaluation of {len(self.k_P)} sizes": lambda: masked_logits(
-                model, ids, self.layout, self.rank_E, self.k_P
-            ),
-            "whole trace": lambda: trace_tokens(model, self.tokens, TraceOptions()),
-        }
+        self.n_kept = keep_count(None, self.layout.n_edges)
+        self.parts = pipeline_parts(model, self.tokens, n_kept=self.n_kept)
 
     def trials(self, batches: Sequence[int], backend: str) -> dict[str, Callable[[], tuple]]:
         """Name -> what makes (work, inputs per call), for what may help; each may fail."""
         return {
             **{f"plain forward, batch {b}": lambda b=b: (self.batched(b), b) for b in batches},
+            **{f"whole trace, batch {b}": lambda b=b: (self.traced(b), 2 * b) for b in batches},
+            f"{EVALUATION}, float32": lambda: (self.float32_evaluation(), 1),
             "attention of a layer, eager float32 softmax": lambda: (self.eager_attention(), 1),
             "attention of a layer, fused with lse": lambda: (self.fused_attention(), 1),
             f"plain forward, torch.compile ({backend})": lambda: (self.compiled(backend), 1),
@@ -188,6 +173,30 @@ class Setting:
                 self.model.causal_lm(input_ids=ids_BT, use_cache=False, logits_to_keep=1)
 
         return work
+
+    def traced(self, size: int) -> Work:
+        """`size` inputs evaluated together; the host's steps beside the device's."""
+        inputs = [self.tokens] * (2 * size)
+
+        def work():
+            stream = trace_stream(
+                self.model, inputs, TraceOptions(), lambda _: self.n_kept, batch_size=size
+            )
+            for _, found in stream:
+                if isinstance(found, Exception):
+                    raise found
+
+        return work
+
+    def float32_evaluation(self) -> Work:
+        """The masked passes in float32, whatever the weights are."""
+        evaluation = Evaluation(dtype="float32")
+        scored = score_tokens(self.model, self.tokens, TraceOptions())
+        options = TraceOptions(evaluation=evaluation)
+        selected = select_edges(self.layout, self.tokens, scored.scores, options, self.n_kept)
+        assert selected.nested is not None
+        nested = [selected.nested]
+        return lambda: evaluate_nested(self.model, nested, evaluation)
 
     def _qkv(self) -> list[torch.Tensor]:
         config = self.model.config
@@ -324,7 +333,7 @@ def part_rows(
     setting: Setting, rounds: int, peak: Device, wait: Work, goals: dict[str, tuple[float, float]]
 ) -> list[dict[str, Any]]:
     """One row per part of the trace."""
-    parts, n_sizes = setting.parts(), len(setting.k_P)
+    parts, n_sizes = setting.parts, len(SIZE_GRID)
     floor = floors(setting.model, setting.n_tokens, n_sizes)
     rows = []
     for name, (value, failed) in timed(parts, rounds, wait).items():
@@ -348,10 +357,10 @@ def trial_rows(
     setting: Setting, rounds: int, batches: Sequence[int], backend: str, wait: Work
 ) -> list[dict[str, Any]]:
     """One row per thing that may help, in turns with the plain part that it stands for."""
-    plain = setting.parts()
+    plain = setting.parts
     rows = []
     for name, make in setting.trials(batches, backend).items():
-        own = "scoring" if name.startswith("scoring") else "plain forward"
+        own = next((part for part in plain if name.startswith(part)), "plain forward")
         row = {"trial": name, "ms_per_input": float("nan"), "of_the_plain": float("nan")}
         try:
             work, n_inputs = make()
@@ -402,7 +411,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     tables = {title: part_rows(setting, options.rounds, peak, wait, {} if options.small else GOALS)}
     profiles = {}
     if options.profile:
-        for part, work in setting.parts().items():
+        for part, work in setting.parts.items():
             profiles[part] = profile(work, device)
     # Last: a CUDA graph that fails may leave the device unwell.
     trials = trial_rows(setting, options.rounds, options.batches, options.backend, wait)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +39,29 @@ ROOT = Path(__file__).resolve().parent.parent
 def point_of_length(n_tokens: int, n_sizes: int, rounds: int, full: bool) -> dict[str, Any]:
     """One input of a random model: seconds of the parts, edges, forwards.
 
-    full: rank every edge; else only what the archive keeps and the sizes need, where TraceOptions
-    can ask for that.
+    full: rank every edge; else only 1 %.
     """
     from benchmarks.random_models import Shape, random_ids, random_llama
     from graphtrace.measuring import plain_forward
+    from graphtrace.options import TraceOptions
     from graphtrace.scoring import score_edges
     from graphtrace.sizes import SIZE_GRID
     from graphtrace.tokenizing import tokenize
-    from graphtrace.tracing import TraceOptions, trace_tokens
+    from graphtrace.tracing import trace_tokens
 
     model = random_llama(Shape(16, 16, 512, n_tokens))
     ids = random_ids(model, n_tokens)
     tokens = tokenize(model, ids.tolist())
-    options = TraceOptions(sizes=some_sizes(SIZE_GRID, n_sizes), **keep_option(full))
+    options = TraceOptions(sizes=some_sizes(SIZE_GRID, n_sizes))
+    n_kept = None if full else max(1, GraphLayout(n_tokens, 16, 16).n_edges // 100)
     warm_up = tokenize(model, ids[: min(16, n_tokens)].tolist())
-    trace_tokens(model, warm_up, options)
+    trace_tokens(model, warm_up, options, None if full else 10)
     plain_forward(model, ids)
     before = held_mb()
     times, forwards = [], []
     for _ in range(rounds):
         forwards.append(seconds(lambda: plain_forward(model, ids)))
-        times.append(seconds(lambda: trace_tokens(model, tokens, options)))
+        times.append(seconds(lambda: trace_tokens(model, tokens, options, n_kept)))
     peak = peak_mb()
     scoring = seconds(lambda: score_edges(model, ids))
     median, forward = statistics.median(times), statistics.median(forwards)
@@ -116,14 +116,6 @@ def some_sizes(grid: Sequence[float], n_sizes: int) -> tuple[float, ...]:
     return tuple(grid[i] for i in sorted(picked))
 
 
-def keep_option(full: bool) -> dict[str, Any]:
-    """`keep` of TraceOptions, 1 % of the edges: where it is known and not all are asked for."""
-    from graphtrace.tracing import TraceOptions
-
-    known = {field.name for field in fields(TraceOptions)}
-    return {} if full or "keep" not in known else {"keep": 0.01}
-
-
 def held_mb() -> float:
     """What this process holds now, in MB; its peak is counted from here on, where Linux can."""
     clear = Path("/proc/self/clear_refs")
@@ -175,7 +167,7 @@ def tables(
     rows: dict[str, list] = {BY_LENGTH: [], BY_INPUTS: [], BY_SIZES: []}
     for n in lengths:
         repeats = rounds if n <= 128 else 1
-        for full in (True, False) if "keep" in _trace_options() else (True,):
+        for full in (True, False):
             found = measure("length", n_tokens=n, n_sizes=27, rounds=repeats, full=full)
             ranked = "all edges" if full else "top 1 %"
             n_edges = GraphLayout(n, 16, 16).n_edges
@@ -191,12 +183,6 @@ def tables(
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     return table if (table["failed"] != "").any() else table.drop(columns="failed")
-
-
-def _trace_options() -> set[str]:
-    from graphtrace.tracing import TraceOptions
-
-    return {field.name for field in fields(TraceOptions)}
 
 
 def plots(found: dict[str, pd.DataFrame], folder: Path) -> dict[str, str]:

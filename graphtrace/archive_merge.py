@@ -47,5 +47,8 @@ def _curves(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {"curves": list(found.values()), "component_counts": old["component_counts"]}
 
 
+_KIND_FIELDS = ("mode", "ablation", "ablate", "reference", "eval_dtype")
+
+
 def _kind(curve: dict[str, Any]) -> str:
-    return curve_kind(*(curve[name] for name in ("mode", "ablation", "ablate", "reference")))
+    return curve_kind(*(curve[name] for name in _KIND_FIELDS))

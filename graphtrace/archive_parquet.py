@@ -211,7 +211,7 @@ def current(table: pa.Table) -> pa.Table:
     return pa.Table.from_arrays([found[name] for name in schema.TRACE.names], schema=schema.TRACE)
 
 
-_KIND_PARTS = ("mode", "ablation", "ablate", "reference")
+_KIND_PARTS = ("mode", "ablation", "ablate", "reference", "eval_dtype")
 
 
 def read_metadata(file: pq.ParquetFile, names: Collection[str]) -> pa.Table:

@@ -138,6 +138,11 @@ class ArchiveWriter:
         held = self._held(trace)
         return held is not None and held.n_kept >= n_kept and set(curve_kinds) <= set(held.kinds)
 
+    def n_kept(self, trace: str) -> int:
+        """How many edges of a trace are there, 0 where it is not."""
+        held = self._held(trace)
+        return 0 if held is None else held.n_kept
+
     def curve_kinds(self, trace: str) -> tuple[str, ...]:
         """Kinds of the curves that are committed of a trace, the first curve's first; none where
         the trace is not there."""

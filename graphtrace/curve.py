@@ -11,11 +11,19 @@ import numpy as np
 import pandas as pd
 
 
-def curve_kind(mode: str, ablation: str, ablate: str, reference: str | None = None) -> str:
+def curve_kind(
+    mode: str,
+    ablation: str,
+    ablate: str,
+    reference: str | None = None,
+    eval_dtype: str | None = None,
+) -> str:
     """`mode:ablation:ablate`, the name of a kind of evaluation; with reference means the ablation
-    is `mean@m1234abcd`, so that two references are two kinds."""
+    is `mean@m1234abcd`, so that two references are two kinds; where the passes have another dtype
+    than the weights, it stands behind: `mode:ablation:ablate:float32`."""
     ablation = ablation if reference is None else f"{ablation}@{reference}"
-    return f"{mode}:{ablation}:{ablate}"
+    computed, other, _ = (eval_dtype or "").partition(" from ")
+    return f"{mode}:{ablation}:{ablate}" + (f":{computed}" if other else "")
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,9 @@ class Curve:
     k; tv, kl (nats), p_predicted, p_target, logit_diff: float64 [P]; top1: bool [P]; nucleus:
     int32 [P], the largest p in percent whose top-p token list agrees, 0 for none (method.md 5);
     top_ids int32 [P, 10], top_tokens, top_probs float32 [P, 10]. p_target and logit_diff are None
-    without a target and foil. reference: 'm' + 8 hex, the id of the reference means of a `mean`
-    ablation, None for the others.
+    without a target and foil. eval_dtype: of the masked passes, `bfloat16`, or `float32 from
+    bfloat16` where it is not the weights'. reference: 'm' + 8 hex, the id of the reference means
+    of a `mean` ablation, None for the others.
     """
 
     n_edges: int
@@ -57,7 +66,7 @@ class Curve:
     @property
     def kind(self) -> str:
         """See `curve_kind`."""
-        return curve_kind(self.mode, self.ablation, self.ablate, self.reference)
+        return curve_kind(self.mode, self.ablation, self.ablate, self.reference, self.eval_dtype)
 
     def _density_points(self) -> tuple[np.ndarray, np.ndarray]:
         k, first = np.unique(self.k, return_index=True)

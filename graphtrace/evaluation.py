@@ -32,6 +32,7 @@ MASK_BYTES = 256 * 2**20
 """Room on a CPU for the largest per-layer tensors of evaluations that attend together."""
 
 MODES = ("sufficiency", "necessity")
+DTYPES = ("auto", "float32")
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Evaluation:
     mode: `sufficiency` keeps the trace; `necessity` drops its attention and MLP edges and keeps
     every residual. ablation: what a dropped edge contributes: `zero` nothing; `renormalise`
     nothing, attention masked before its softmax; `mean` what `means` says. ablate: the kinds that
-    are masked at all. Raises OptionError.
+    are masked at all. dtype: `auto`, the model's own, or `float32`: the masked passes, and the full
+    model that they are compared with, compute in float32 from the same weights. Raises OptionError.
     """
 
     mode: str = "sufficiency"
     ablation: str = "zero"
     ablate: tuple[str, ...] = KINDS
     means: ReferenceMeans | None = None
+    dtype: str = "auto"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -62,17 +65,22 @@ class Evaluation:
         object.__setattr__(self, "ablate", tuple(kind for kind in KINDS if kind in asked))
         if self.mode == "necessity" and self.ablate == ("residual",):
             raise OptionError("necessity keeps every residual edge; ablate mlp or attention")
+        if self.dtype not in DTYPES:
+            raise OptionError(f"eval_dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
         if (self.ablation == "mean") != (self.means is not None):
             raise OptionError(
                 "the mean ablation and reference means belong together: make the means with "
                 "`graphtrace reference-means` and give both"
             )
 
-    @property
-    def kind(self) -> str:
-        """The kind of its curves, as Curve.kind."""
-        reference = self.means.id if self.means else None
-        return curve_kind(self.mode, self.ablation, ",".join(self.ablate), reference)
+    def eval_dtype(self, weights: str) -> str:
+        """As Curve.eval_dtype. weights: the dtype of the model's, such as `bfloat16`."""
+        return weights if self.dtype in ("auto", weights) else f"{self.dtype} from {weights}"
+
+    def kind(self, weights: str) -> str:
+        """The kind of its curves, as Curve.kind, on weights of a dtype."""
+        reference, ablate = self.means.id if self.means else None, ",".join(self.ablate)
+        return curve_kind(self.mode, self.ablation, ablate, reference, self.eval_dtype(weights))
 
 
 def check_sizes(sizes) -> np.ndarray:
@@ -187,6 +195,9 @@ def _evaluate(
 ) -> torch.Tensor:
     buckets, n_points = [x.buckets for x in nested], [x.n_points for x in nested]
     masks = BucketMasks(model, buckets, n_points, evaluation.mode, evaluation.ablate)
+    float32 = evaluation.dtype == "float32"
+    if float32:
+        masks.dtype = torch.float32
     lengths = [len(x.ids_T) for x in nested]
     means = evaluation.means.means if evaluation.means else None
     plan = PlannedBatch(model, masks, [x.layers for x in nested], lengths, means, together)
@@ -194,7 +205,11 @@ def _evaluate(
     for row_T, one in zip(ids_IT, nested, strict=True):
         row_T[: len(one.ids_T)] = one.ids_T
     return run_model(
-        model, upload(ids_IT.numpy(), model.device), ablation=evaluation.ablation, plan=plan
+        model,
+        upload(ids_IT.numpy(), model.device),
+        ablation=evaluation.ablation,
+        plan=plan,
+        float32=float32,
     )
 
 

@@ -33,12 +33,13 @@ from graphtrace.layout import GraphLayout
 from graphtrace.loading import load_outline
 from graphtrace.memory import free_memory
 from graphtrace.models import TracedModel
+from graphtrace.options import DEFAULTS, TraceOptions, as_evaluation
 from graphtrace.reference_means import ReferenceMeans
 from graphtrace.schema import components
 from graphtrace.scoring import parse_scorer
+from graphtrace.stages import layout_of, planned_id
 from graphtrace.tokenizing import TEXT_DEFAULTS, TextOptions, check_text_options, tokenize
 from graphtrace.traces import Input
-from graphtrace.tracing import DEFAULTS, TraceOptions, as_evaluation, layout_of, planned_id
 
 COLUMNS = (
     "id",
@@ -108,6 +109,7 @@ def forecast(
     ablation: str = DEFAULTS.evaluation.ablation,
     ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
     means: ReferenceMeans | str | Path | None = None,
+    eval_dtype: str = DEFAULTS.evaluation.dtype,
     bos: str = TEXT_DEFAULTS.bos,
     chat: bool = TEXT_DEFAULTS.chat,
     system: str | None = TEXT_DEFAULTS.system,
@@ -120,7 +122,7 @@ def forecast(
     arguments are those of `extract`. Raises as `extract` does, for what can be known beforehand.
     """
     outline = model if isinstance(model, TracedModel) else load_outline(model)
-    evaluation = as_evaluation(mode, ablation, ablate, means)
+    evaluation = as_evaluation(mode, ablation, ablate, means, eval_dtype)
     options = TraceOptions(scorer, search, seed, tuple(sizes), evaluation)
     text_options, rule = TextOptions(bos, chat, system), parse_keep(keep)
     check_text_options(outline, text_options)
@@ -217,7 +219,7 @@ def _present(
     asked = options.settings(model).id
     found: dict[Any, int] = {}
     for row in traces.to_dict("records"):
-        if options.evaluation.kind not in row["curves"]:
+        if options.evaluation.kind(model.info.dtype) not in row["curves"]:
             continue
         if named:
             found[row["id"]] = row["n_kept"]

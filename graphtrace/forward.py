@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from graphtrace.models import TracedModel
+from graphtrace.precision import in_float32, tensors_of
 
 ATTENTION_NAME = "graphtrace_masked"
 ABLATIONS = ("zero", "renormalise", "mean")
@@ -115,6 +116,7 @@ class _Pass:
     observer: Observer | None
     grad: bool
     plan: Plan | None = None
+    float32: bool = False
     mask: LayerMask | None = None
     dropped_BHT: torch.Tensor | None = None
     pattern: list[torch.Tensor] = field(default_factory=list)
@@ -193,6 +195,7 @@ def run_model(
     observer: Observer | None = None,
     grad: bool = False,
     plan: Plan | None = None,
+    float32: bool = False,
 ) -> torch.Tensor:
     """The next token's logits, float32 [B, V], at the last position.
 
@@ -202,16 +205,28 @@ def run_model(
     keeps an attention edge of that layer, and always with `mean` (method.md 2, 4). grad: build
     the autograd graph from the embeddings on, for an observer that needs it. plan: nested masks of
     one or more inputs, each row computed once; ids_BT then has one row per input, padded at the
-    end, and the result one row per evaluation: the same as with masks up to rounding.
+    end, and the result one row per evaluation: the same as with masks up to rounding. float32:
+    compute in float32 whatever the dtype of the weights, one block's copy at a time.
     """
-    run = _Pass(model, masks, ablation, means, observer, grad, plan)
+    run = _Pass(model, masks, ablation, means, observer, grad, plan, float32)
     token = _pass.set(run)
+    outside = _outside_blocks(model) if float32 else []
     try:
-        with _attention_function(model.config), _own_blocks(run), torch.set_grad_enabled(grad):
+        with (
+            _attention_function(model.config),
+            _own_blocks(run),
+            in_float32(outside),
+            torch.set_grad_enabled(grad),
+        ):
             out = model.causal_lm(input_ids=ids_BT, use_cache=False, logits_to_keep=1)
             return out.logits[:, -1].float()
     finally:
         _pass.reset(token)
+
+
+def _outside_blocks(model: TracedModel) -> list[torch.Tensor]:
+    inside = {id(tensor) for block in model.blocks for tensor in tensors_of(block)}
+    return [tensor for tensor in tensors_of(model.causal_lm) if id(tensor) not in inside]
 
 
 @contextmanager
@@ -266,7 +281,8 @@ def _block_forward(run, layer, block, forward, *args: Any, **kwargs: Any) -> Any
     else:
         run.mask = run.masks(layer) if run.masks else None
     attend = partial(getattr(block, run.model.family.attention), **given_on)
-    out_BTD = forward(run, layer, block, attend, state_BTD)
+    with in_float32(tensors_of(block) if run.float32 else []):
+        out_BTD = forward(run, layer, block, attend, state_BTD)
     if run.plan is not None and layer == run.model.n_layers - 1:
         out_BTD = run.plan.last(out_BTD)
     return out_BTD

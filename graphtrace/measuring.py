@@ -16,24 +16,23 @@ import numpy as np
 import pandas as pd
 import torch
 
+from graphtrace.agreement import log_probabilities
+from graphtrace.archive_write import Keep, keep_count
 from graphtrace.corpus import read_corpus
-from graphtrace.edges import flatten_edges
 from graphtrace.errors import OptionError, TextTooLongError
-from graphtrace.evaluation import check_sizes, kept_edges, masked_logits
+from graphtrace.evaluation import evaluate_nested
 from graphtrace.loading import demo_folder
 from graphtrace.models import TracedModel
+from graphtrace.options import TraceOptions
 from graphtrace.progress import Advance, progress
-from graphtrace.scoring import score_edges, uses_shares
-from graphtrace.search import rank_edges
+from graphtrace.stages import assemble, layout_of, score_tokens, select_edges
 from graphtrace.tokenizing import Tokenized, tokenize
-from graphtrace.tracing import TraceOptions, layout_of, trace_tokens
+from graphtrace.tracing import trace_tokens
 
 Work = Callable[[], Any]
 
 FORWARD, WHOLE = "plain forward", "whole trace"
-REST = "all else in a trace"
-"""The whole trace less its other parts: comparing predictions, counting, naming tokens."""
-
+N_PARTS = 6
 PER_EDGE = ("scoring", "ranking", WHOLE)
 """Parts whose time grows with the edges."""
 
@@ -77,47 +76,60 @@ def plain_forward(model: TracedModel, ids_T: torch.Tensor) -> torch.Tensor:
 
 
 def pipeline_parts(
-    model: TracedModel, tokens: Tokenized, options: TraceOptions | None = None
+    model: TracedModel,
+    tokens: Tokenized,
+    options: TraceOptions | None = None,
+    n_kept: int | None = None,
 ) -> dict[str, Work]:
-    """Name -> one part of tracing `tokens`, as `tracing.trace_tokens` does it.
+    """Name -> one step of tracing `tokens`, as stages.py has them, and the whole.
 
-    Ranking starts from the scores and makes the graph's layout anew, as every input does.
+    Ranking is everything that the scores say: the graph's layout, the edges that are kept in order,
+    the nested traces and the plan of their evaluation. n_kept: see stages.select_edges.
     """
     options = options or TraceOptions()
     ids = torch.as_tensor(tokens.token_ids.astype(np.int64))
-    shares = uses_shares(options.scorer, options.search)
+    scored = score_tokens(model, tokens, options)
 
-    def score():
-        return score_edges(model, ids, options.scorer, options.seed, shares)
-
-    def rank():
+    def select():
         layout = layout_of(model, tokens)
-        return rank_edges(layout, flatten_edges(layout, scores), options.search)
+        return select_edges(layout, tokens, scored.scores, options, n_kept)
 
-    scores, layout = score().scores, layout_of(model, tokens)
-    rank_E = rank()
-    masked_k = kept_edges(check_sizes(options.sizes)[:-1], layout.n_edges)
+    selected = select()
+
+    def evaluate():
+        nested = [] if selected.nested is None else [selected.nested]
+        return evaluate_nested(model, nested, options.evaluation)[0] if nested else None
+
+    logits_PV = evaluate()
+
+    def put_together():
+        full_V = log_probabilities(scored.logits_BV)[0]
+        masked_PV = full_V[None][:0] if logits_PV is None else log_probabilities(logits_PV)
+        return assemble(model, tokens, options, scored, selected, full_V, masked_PV)
+
     return {
         FORWARD: lambda: plain_forward(model, ids),
-        "scoring": score,
-        "ranking": rank,
-        f"evaluation of {len(masked_k)} sizes": lambda: masked_logits(
-            model, ids, layout, rank_E, masked_k, options.evaluation
-        ),
-        WHOLE: lambda: trace_tokens(model, tokens, options),
+        "scoring": lambda: score_tokens(model, tokens, options),
+        "ranking": select,
+        f"evaluation of {len(options.sizes)} sizes": evaluate,
+        "assembling": put_together,
+        WHOLE: lambda: trace_tokens(model, tokens, options, n_kept),
     }
 
 
 def measure_parts(
-    model: TracedModel, n_tokens: Sequence[int], rounds: int = 7, show_progress: bool = False
+    model: TracedModel,
+    n_tokens: Sequence[int],
+    rounds: int = 7,
+    keep: Keep | str | float | None = None,
+    show_progress: bool = False,
 ) -> pd.DataFrame:
     """One row per input length and part.
 
-    n_tokens: lengths to measure. rounds: how many count. Columns: n_tokens, part, ms (median),
-    per_forward (ms over that of the plain forward, batch 1, of the same length), n_edges,
-    ns_per_edge (NaN where a part does not grow with the edges). The parts are those of
-    `pipeline_parts`, and in front of the whole trace what of it they leave (REST), a difference,
-    which noise can make negative where it is small.
+    n_tokens: lengths to measure. rounds: how many count. keep: how many edges are kept in order,
+    as `extract` has it. Columns: n_tokens, part, ms (median), per_forward (ms over that of the
+    plain forward, batch 1, of the same length), n_edges, ns_per_edge (NaN where a part does not
+    grow with the edges).
 
     Raises OptionError, TextTooLongError and what tracing raises.
     """
@@ -127,24 +139,21 @@ def measure_parts(
     if not inputs:
         raise OptionError("no input length is given; --tokens takes numbers such as 24,48")
     tables = []
-    total = 5 * (rounds + 1) * len(inputs)
+    total = N_PARTS * (rounds + 1) * len(inputs)
     with progress("bench", total, "runs", show_progress) as advance:
         for tokens in inputs:
-            parts = pipeline_parts(model, tokens)
+            n_edges = layout_of(model, tokens).n_edges
+            parts = pipeline_parts(model, tokens, n_kept=keep_count(keep, n_edges))
             times = take_turns(parts, rounds, waiter(model.device), advance)
-            tables.append(_table(model, tokens, times))
+            tables.append(_table(len(tokens.token_ids), n_edges, times))
     return pd.concat(tables, ignore_index=True)
 
 
-def _table(model: TracedModel, tokens: Tokenized, times: dict[str, list[float]]) -> pd.DataFrame:
-    own = {name: values for name, values in times.items() if name not in (FORWARD, WHOLE)}
-    rest = [whole - sum(parts) for whole, *parts in zip(times[WHOLE], *own.values(), strict=True)]
-    ordered = {FORWARD: times[FORWARD], **own, REST: rest, WHOLE: times[WHOLE]}
-    median = {name: statistics.median(values) for name, values in ordered.items()}
-    n_edges = layout_of(model, tokens).n_edges
+def _table(n_tokens: int, n_edges: int, times: dict[str, list[float]]) -> pd.DataFrame:
+    median = {name: statistics.median(values) for name, values in times.items()}
     return pd.DataFrame(
         {
-            "n_tokens": len(tokens.token_ids),
+            "n_tokens": n_tokens,
             "part": list(median),
             "ms": [1e3 * value for value in median.values()],
             "per_forward": [value / median[FORWARD] for value in median.values()],

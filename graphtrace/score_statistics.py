@@ -1,5 +1,7 @@
 """How concentrated the scores of all edges are; computed while all edges are at hand."""
 
+from itertools import pairwise
+
 import numba
 import numpy as np
 
@@ -14,7 +16,7 @@ def mass_edges(offsets: np.ndarray, score_E: np.ndarray, share: float) -> int:
     """
     ordered = score_E.copy()
     bounds = offsets.tolist()
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         # NumPy sorts short rows several times faster than compiled code of ours would.
         ordered[start:stop].sort()
     return int(_count_held(offsets, ordered, share))

@@ -2,32 +2,28 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphtrace.archive_write import ArchiveWriter, Keep, failure_key, keep_count, parse_keep
 from graphtrace.corpus import as_input, read_corpus
-from graphtrace.errors import InputError, ModelMemoryError, NonFiniteError
+from graphtrace.errors import InputError
 from graphtrace.loading import load_model
 from graphtrace.models import TracedModel
+from graphtrace.options import DEFAULTS, TraceOptions, as_evaluation
+from graphtrace.pipeline import Outcome, trace_stream
 from graphtrace.progress import progress
 from graphtrace.reference_means import ReferenceMeans
+from graphtrace.stages import layout_of, planned_id
 from graphtrace.tokenizing import (
     TEXT_DEFAULTS,
     TextOptions,
+    Tokenized,
     check_text_options,
     tokenize,
 )
-from graphtrace.traces import Input
-from graphtrace.tracing import (
-    DEFAULTS,
-    TraceOptions,
-    as_evaluation,
-    layout_of,
-    planned_id,
-    trace_tokens,
-)
+from graphtrace.traces import Input, Trace
 
 
 class ExtractResult(NamedTuple):
@@ -54,10 +50,12 @@ def extract(
     ablation: str = DEFAULTS.evaluation.ablation,
     ablate: Iterable[str] | str = DEFAULTS.evaluation.ablate,
     means: ReferenceMeans | str | Path | None = None,
+    eval_dtype: str = DEFAULTS.evaluation.dtype,
     bos: str = TEXT_DEFAULTS.bos,
     chat: bool = TEXT_DEFAULTS.chat,
     system: str | None = TEXT_DEFAULTS.system,
     keep: Keep | str | float | None = None,
+    batch_size: int | None = None,
     retry_failed: bool = False,
     show_progress: bool = False,
     stop: threading.Event | None = None,
@@ -69,55 +67,108 @@ def extract(
     see `archive_write.parse_keep`. An input that cannot be traced is recorded as failed and the
     run goes on; later runs pass over it unless `retry_failed`. A trace that is there with fewer
     edges than `keep` asks for, or without a curve of the kind of evaluation that is asked for, is
-    traced again; curves that it has are kept. stop: set it (from a signal handler)
-    to end after the input at hand.
+    traced again; curves that it has are kept. batch_size: inputs whose traces are evaluated
+    together, None for as many as fit well. stop: set it (from a signal handler) to end after the
+    inputs at hand.
 
     Raises ModelError, CorpusError, ArchiveError, StorageFullError; what was committed is kept.
     """
     traced_model = model if isinstance(model, TracedModel) else load_model(model)
-    evaluation = as_evaluation(mode, ablation, ablate, means)
+    evaluation = as_evaluation(mode, ablation, ablate, means, eval_dtype)
     options = TraceOptions(scorer, search, seed, tuple(sizes), evaluation)
     text_options = TextOptions(bos, chat, system)
     check_text_options(traced_model, text_options)
     todo = _as_inputs(inputs, chat)
     keep = parse_keep(keep)
-    settings = options.settings(traced_model).id
-    result = ExtractResult([], [], [], 0.0, False)
     start = time.monotonic()
     with (
         ArchiveWriter(archive) as writer,
         progress("extract", len(todo), "inputs", show_progress) as advance,
     ):
+        run = _Run(traced_model, options, text_options, keep, writer, retry_failed, stop, advance)
+        found = trace_stream(
+            traced_model,
+            run.inputs(todo),
+            options,
+            n_kept=run.n_kept,
+            batch_size=batch_size,
+        )
+        for tokens, outcome in found:
+            run.take(tokens, outcome)
+    return run.result._replace(seconds=time.monotonic() - start)
+
+
+class _Run:
+    """Which inputs are traced, and where what becomes of them goes."""
+
+    def __init__(self, model, options, text_options, keep, writer, retry_failed, stop, advance):
+        self.model, self.options, self.text_options = model, options, text_options
+        self.keep, self.writer, self.retry_failed = keep, writer, retry_failed
+        self.stop, self.advance = stop, advance
+        self.result = ExtractResult([], [], [], 0.0, False)
+        # Inputs that come again while the first of them is on its way, by trace id.
+        self.repeats: dict[str, list[Input]] = {}
+
+    def inputs(self, todo: list[Input]) -> Iterator[Tokenized]:
+        """The inputs that have to be traced; the others are booked."""
         for input_ in todo:
-            if stop is not None and stop.is_set():
-                result = result._replace(stopped=True)
-                break
-            read_as = [] if text_options == TEXT_DEFAULTS else [list(vars(text_options).values())]
-            key = failure_key(traced_model.info.id, input_.id, settings, *read_as)
-            if writer.has_failed(key) and not retry_failed:
-                result.failed.append((input_.name, "failed in an earlier run; see --retry-failed"))
+            if self.stop is not None and self.stop.is_set():
+                self.result = self.result._replace(stopped=True)
+                return
+            if self.writer.has_failed(self._key(input_)) and not self.retry_failed:
+                message = "failed in an earlier run; see --retry-failed"
+                self.result.failed.append((input_.name, message))
+                self.advance()
+                continue
+            try:
+                tokens = tokenize(self.model, input_, options=self.text_options)
+            except InputError as error:
+                self._fail(input_, error)
+                continue
+            trace_id, kind = self._id(tokens), self.options.evaluation.kind(self.model.info.dtype)
+            if self.writer.has(trace_id, self._asked(tokens), (kind,)):
+                self.result.present.append(trace_id)
+                self.advance()
+            elif trace_id in self.repeats:
+                self.repeats[trace_id].append(input_)
             else:
-                _trace_one(traced_model, input_, text_options, options, keep, writer, key, result)
-            advance()
-    return result._replace(seconds=time.monotonic() - start)
+                self.repeats[trace_id] = []
+                yield tokens
 
+    def n_kept(self, tokens: Tokenized) -> int:
+        """How many edges are written: no fewer than are there."""
+        return max(self._asked(tokens), self.writer.n_kept(self._id(tokens)))
 
-def _trace_one(model, input_, text_options, options, keep, writer, key, result) -> None:
-    try:
-        tokens = tokenize(model, input_, options=text_options)
-        trace_id = planned_id(model, tokens, options)
-        n_kept = keep_count(keep, layout_of(model, tokens).n_edges)
-        if writer.has(trace_id, n_kept, (options.evaluation.kind,)):
-            result.present.append(trace_id)
+    def take(self, tokens: Tokenized, outcome: Outcome) -> None:
+        """Book what became of an input."""
+        repeats = self.repeats.pop(self._id(tokens))
+        if not isinstance(outcome, Trace):
+            for input_ in (tokens.input, *repeats):
+                self._fail(input_, outcome)
             return
-        trace = trace_tokens(model, tokens, options)
-    except (InputError, NonFiniteError, ModelMemoryError) as error:
-        writer.fail(key, input_.name, model.info.id, error)
-        result.failed.append((input_.name, str(error)))
-        return
-    writer.write(trace, n_kept)
-    writer.clear_failure(key)
-    result.traced.append(trace.id)
+        self.writer.write(outcome)
+        self.writer.clear_failure(self._key(tokens.input))
+        self.result.traced.append(outcome.id)
+        self.advance()
+        for _ in repeats:
+            self.result.present.append(outcome.id)
+            self.advance()
+
+    def _fail(self, input_: Input, error: Exception) -> None:
+        self.writer.fail(self._key(input_), input_.name, self.model.info.id, error)
+        self.result.failed.append((input_.name, str(error)))
+        self.advance()
+
+    def _asked(self, tokens: Tokenized) -> int:
+        return keep_count(self.keep, layout_of(self.model, tokens).n_edges)
+
+    def _id(self, tokens: Tokenized) -> str:
+        return planned_id(self.model, tokens, self.options)
+
+    def _key(self, input_: Input) -> str:
+        settings, options = self.options.settings(self.model).id, self.text_options
+        read_as = [] if options == TEXT_DEFAULTS else [list(vars(options).values())]
+        return failure_key(self.model.info.id, input_.id, settings, *read_as)
 
 
 def _as_inputs(inputs: Iterable[Input | str] | str | Path, chat: bool) -> list[Input]:

@@ -140,7 +140,7 @@ def test_options_mean_what_they_mean_to_a_run(tmp_path):
 def test_bytes_of_the_archive(demo, long_ids, n):
     """Within 1.5 either way, whatever is kept and whatever the sizes of the curve."""
     from graphtrace.forecasting import archive_bytes
-    from graphtrace.tracing import TraceOptions
+    from graphtrace.options import TraceOptions
 
     for sizes in ((), (0.001, 0.01, 0.1), TraceOptions().sizes):
         trace = gt.trace(demo, long_ids[:n], sizes=sizes)
@@ -185,7 +185,7 @@ def test_memory(demo, long_ids, n, options):
     """Resident memory while one input is traced: within 2 either way, give or take 5 MB."""
     from graphtrace.forecasting import memory_bytes
     from graphtrace.layout import GraphLayout
-    from graphtrace.tracing import TraceOptions
+    from graphtrace.options import TraceOptions
 
     command = [sys.executable, "-c", PEAK_SCRIPT, "demo", json.dumps(long_ids[:n])]
     done = subprocess.run(

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "graphtrace"
 # Lower rooms first. A module imports from its own room or from those before it.
 ROOMS = [
     {"errors", "schema", "progress", "cypher_files", "files", "read_only"},
-    {"layout", "sizes", "memory"},
+    {"layout", "sizes", "memory", "precision"},
     {"subgraph", "curve"},
     {"traces", "selection"},
     {
@@ -49,12 +49,19 @@ ROOMS = [
         "score_statistics",
         "evaluation",
     },
+    {"options"},
+    {"stages"},
+    {"pipeline"},
     {"tracing"},
     {"study", "forecasting", "measuring"},
     {"demo"},
     {"cli", "__main__"},
 ]
 MODEL_SIDE = {
+    "precision",
+    "options",
+    "stages",
+    "pipeline",
     "forecasting",
     "memory",
     "models",
@@ -247,7 +254,7 @@ def test_the_command_line_has_the_librarys_defaults():
     import typer.main
 
     from graphtrace.cli.commands import app
-    from graphtrace.tracing import DEFAULTS
+    from graphtrace.options import DEFAULTS
 
     command = typer.main.get_command(app).commands["extract"]
     given = {parameter.name: parameter.default for parameter in command.params}

@@ -17,6 +17,12 @@ def bench(
         str, typer.Option(help="Comma-separated input lengths, in tokens.")
     ] = "24,48",
     rounds: Annotated[int, typer.Option(help="Rounds, of which the median counts.")] = 7,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Edges kept in order, as by extract: F, k:N or all [default: 1 %, at least 5,000]."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
@@ -31,13 +37,16 @@ def bench(
 
     if rounds < 1:
         raise OptionError(f"--rounds {rounds} is not at least 1")
+    from graphtrace.archive_write import parse_keep
+
+    rule = parse_keep(keep)
     from graphtrace.loading import load_model
     from graphtrace.measuring import machine_facts, measure_parts
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     for name, value in machine_facts(loaded).items():
         note(f"{name}: {value}")
-    print_frame(measure_parts(loaded, lengths, rounds, show_progress=True), format)
+    print_frame(measure_parts(loaded, lengths, rounds, rule, show_progress=True), format)
     note(
         f"medians of {rounds} rounds in turn; per_forward: over one plain forward of the same "
         "input; evaluation: the masked passes of all sizes together"

@@ -108,6 +108,19 @@ def extract(
             help="auto (float32 on a CPU, the checkpoint's on a GPU), float32, bfloat16 or float16."
         ),
     ] = "auto",
+    eval_dtype: Annotated[
+        str,
+        typer.Option(
+            help="Of the masked passes: auto (the model's), or float32 whatever the weights are."
+        ),
+    ] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Inputs whose traces are evaluated together [default: as many as fit well].",
+        ),
+    ] = None,
     revision: Annotated[
         str | None,
         typer.Option(help="Branch, tag or commit on the hub, such as a training checkpoint's."),
@@ -142,12 +155,12 @@ def extract(
 
     # What is wrong with the options is said before a model is loaded.
     from graphtrace.loading import load_model, load_outline
+    from graphtrace.options import DEFAULTS, TraceOptions, as_evaluation
     from graphtrace.study import extract as extract_inputs
     from graphtrace.tokenizing import TextOptions
-    from graphtrace.tracing import DEFAULTS, TraceOptions, as_evaluation
 
     TextOptions(bos, chat, system)
-    evaluation = as_evaluation(mode, ablation, ablate, means)
+    evaluation = as_evaluation(mode, ablation, ablate, means, eval_dtype)
     options = TraceOptions(scorer, search, seed, grid or DEFAULTS.sizes, evaluation)
     asked = {
         "scorer": options.scorer,
@@ -158,6 +171,7 @@ def extract(
         "ablation": ablation,
         "ablate": ablate,
         "means": evaluation.means,
+        "eval_dtype": eval_dtype,
         "bos": bos,
         "chat": chat,
         "system": system,
@@ -176,6 +190,7 @@ def extract(
         inputs,
         archive,
         **asked,
+        batch_size=batch_size,
         retry_failed=retry_failed,
         show_progress=True,
         stop=stop,

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from graphtrace.curve import curve_kind
 
-_KIND_FIELDS = ("mode", "ablation", "ablate", "reference")
+_KIND_FIELDS = ("mode", "ablation", "ablate", "reference", "eval_dtype")
 
 _CURVE_FIELDS = {
     "tv": pa.float64(),
@@ -39,7 +39,7 @@ def checkpoints(traces: pa.Table) -> tuple[pa.Table, pa.Table]:
             ids = [f"{trace}:{number}:{point}" for point in range(count)]
             part = {"id": ids, "curve": np.full(count, number, np.int32), "grid": curve["grid"]}
             part |= {"size": k / n_edges, "n_edges": k}
-            for name in (*_KIND_FIELDS, "eval_dtype"):
+            for name in _KIND_FIELDS:
                 part[name] = pa.array([curve[name]] * count, pa.string())
             for name, type_ in _CURVE_FIELDS.items():
                 values = curve[name]
