@@ -165,22 +165,22 @@ def test_random_scores_are_shares():
 def test_selecting_traces_from_random_scores():
     rows = bench_ratios.ranking_rows(GraphLayout(9, 3, 4), rounds=1)
     parts = ["27 nested traces", "full exact ranking", "top 1 % ranked"]
-    assert [row["part"] for row in rows] == parts[: 2 + bench_ratios.can_rank_the_top()]
+    assert [row["part"] for row in rows] == parts
     assert all(
         row["measured"] > 0 and row["n_edges"] == GraphLayout(9, 3, 4).n_edges for row in rows
     )
     assert rows[0]["goal"] == "≤ 40"
 
 
-def test_nested_traces_are_those_of_the_ranking():
+def test_the_ways_to_select_agree_on_random_scores():
     layout = GraphLayout(9, 3, 4)
     scores = bench_ratios.random_scores(layout)
     k_P = np.array([1, 5, 20, 100, layout.n_edges])
     rank_E = bench_ratios.full_ranking(layout, scores)
-    found = bench_ratios.nested_traces(layout, scores, k_P)
-    if isinstance(found, Scores):
-        found = flatten_edges(layout, found)
+    found = flatten_edges(layout, bench_ratios.nested_buckets(layout, scores, k_P))
     np.testing.assert_array_equal(found, np.searchsorted(k_P, rank_E, side="right"))
+    top = bench_ratios.top_edges(layout, scores, 20)
+    np.testing.assert_array_equal(rank_E[top], np.arange(20))
 
 
 def test_goals_know_which_way_is_better():
@@ -385,7 +385,14 @@ def test_the_gpu_benchmark_runs_small_on_the_cpu(tmp_path):
     title, trials = run["tables"]
     assert title == "One input on the device: small Llama, bfloat16, n = 8"
     rows = {row["part"]: row for row in run["tables"][title]}
-    names = ["plain forward", "scoring", "ranking (CPU)", "evaluation of 26 sizes", "whole trace"]
+    names = [
+        "plain forward",
+        "scoring",
+        "ranking",
+        bench_gpu.EVALUATION,
+        "assembling",
+        "whole trace",
+    ]
     assert list(rows) == names
     for row in rows.values():
         assert row["failed"] == ""
