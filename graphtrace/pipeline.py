@@ -151,18 +151,18 @@ def _batches(
     model: TracedModel, inputs: Iterable[Tokenized], options: TraceOptions, batch_size: int | None
 ) -> Iterator[list[Tokenized]]:
     """Inputs in order, cut where the next one would make a batch too large, padding included."""
-    batch: list[Tokenized] = []
-    most_rows, longest = _most_rows(model), 0
-    most = GPU_BATCH if model.device.type == "cuda" else CPU_BATCH
+    rows, longest, batch = _most_rows(model), 0, []
+    most = batch_size or (GPU_BATCH if model.device.type == "cuda" else CPU_BATCH)
     for tokens in inputs:
-        length = max(longest, len(tokens.token_ids))
-        rows = (len(batch) + 1) * length * len(options.sizes)
-        full = rows > most_rows or len(batch) == most
-        if batch and (full if batch_size is None else len(batch) == batch_size):
+        longest = max(longest, len(tokens.token_ids))
+        too_many = (len(batch) + 1) * longest * len(options.sizes) > rows
+        if batch and batch_size is None and too_many:
             yield batch
-            batch, length = [], len(tokens.token_ids)
+            batch, longest = [], len(tokens.token_ids)
         batch.append(tokens)
-        longest = length
+        if len(batch) == most:
+            yield batch
+            batch, longest = [], 0
     if batch:
         yield batch
 
