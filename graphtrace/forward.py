@@ -32,14 +32,14 @@ ABLATIONS = ("zero", "renormalise", "mean")
 class LayerMask(NamedTuple):
     """Which edges of one layer are kept, as 0/1 in the model's dtype.
 
-    attention_BHTS and mlp_BT are None where a plan knows them. residual_BT: the residual edges
-    into the states behind the MLP (or behind a parallel block); residual_mid_BT: those into the
-    states behind attention, None in parallel blocks.
+    residual_BT: the residual edges into the states behind the MLP (or behind a parallel block);
+    residual_mid_BT: those into the states behind attention, None in parallel blocks. A plan gives
+    attention_BHTS alone.
     """
 
-    attention_BHTS: torch.Tensor | None
+    attention_BHTS: torch.Tensor
     mlp_BT: torch.Tensor | None
-    residual_BT: torch.Tensor
+    residual_BT: torch.Tensor | None
     residual_mid_BT: torch.Tensor | None
 
 
@@ -84,24 +84,16 @@ class Observer(Protocol):
 class Plan(Protocol):
     """How to evaluate nested masks with each row computed once (planned.py)."""
 
-    def expand(self, state_ITD: torch.Tensor) -> torch.Tensor:
-        """The embeddings of every evaluation, from those of every input."""
+    def first(self, state_ITD: torch.Tensor) -> torch.Tensor:
+        """The states in front of the first block, from the embeddings."""
         ...
 
-    def last(self, state_NTD: torch.Tensor) -> torch.Tensor:
-        """The states with every input's own last token in the last place."""
+    def block(self, run, layer, block, attend, state_1RD) -> torch.Tensor:
+        """The states behind a block."""
         ...
 
-    def residual_mask(self, layer: int) -> LayerMask:
-        """The residual masks of a layer."""
-        ...
-
-    def attention(self, run, layer, block, attend, state_NTD) -> torch.Tensor:
-        """o_proj's output of the kept edges, for every row."""
-        ...
-
-    def mlp(self, run, layer, block, norm, state_NTD) -> torch.Tensor:
-        """The MLP's output for every row."""
+    def last(self, state_1RD: torch.Tensor) -> torch.Tensor:
+        """The last token's state in every evaluation, [N, T, D]."""
         ...
 
 
@@ -276,10 +268,10 @@ def _block_forward(run, layer, block, forward, *args: Any, **kwargs: Any) -> Any
     if run.plan is not None:
         # Positions and causal masks are those of the batch's first row in all of its rows.
         given_on = {key: _first_row(value) for key, value in given_on.items()}
-        state_BTD = run.plan.expand(state_BTD) if layer == 0 else state_BTD
-        run.mask = run.plan.residual_mask(layer)
-    else:
-        run.mask = run.masks(layer) if run.masks else None
+        state_BTD = run.plan.first(state_BTD) if layer == 0 else state_BTD
+        forward = run.plan.block
+    elif run.masks is not None:
+        run.mask = run.masks(layer)
     attend = partial(getattr(block, run.model.family.attention), **given_on)
     with in_float32(tensors_of(block) if run.float32 else []):
         out_BTD = forward(run, layer, block, attend, state_BTD)
@@ -323,8 +315,6 @@ def _parallel_block(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: 
 
 def _attention(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: Any) -> torch.Tensor:
     """o_proj's output; under a mask, that of the kept edges, with the bias where it belongs."""
-    if run.plan is not None:
-        return run.plan.attention(run, layer, block, attend, state_BTD)
     normed_BTD = block_norm(block, run.model.family.attention_norm, state_BTD)
     added_BTD = attend(hidden_states=normed_BTD)[0]
     if run.mask is None:
@@ -335,14 +325,11 @@ def _attention(run: _Pass, layer: int, block: Any, attend: Any, state_BTD: Any) 
         mean_HD = run.means.attention_LHD[layer].to(added_BTD.device)
         extra_BTD = torch.einsum("bht,hd->btd", run.dropped_BHT.float(), mean_HD)
         return added_BTD + extra_BTD.to(added_BTD.dtype)
-    assert run.mask.attention_BHTS is not None
     kept_BT = run.mask.attention_BHTS.amax(dim=(1, 3))
     return _masked(added_BTD, kept_BT)
 
 
 def _mlp(run: _Pass, layer: int, block: Any, norm: str | None, state_BTD: Any) -> torch.Tensor:
-    if run.plan is not None:
-        return run.plan.mlp(run, layer, block, norm, state_BTD)
     added_BTD = run_mlp(run.model, block, block_norm(block, norm, state_BTD))
     if run.mask is None:
         return added_BTD

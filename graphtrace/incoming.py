@@ -78,8 +78,7 @@ class AttentionEdges:
 
     def norms(self, order: int) -> torch.Tensor:
         """||v_e|| [H, T, S] in the l1 or l2 norm."""
-        group = len(self.weight_HED) // len(self.value_KSE)
-        value_HSE = self.value_KSE.repeat_interleave(group, dim=0)
+        value_HSE = self._value_by_head()
         step = max(1, CHUNK_BYTES // (4 * value_HSE.shape[1] * self.weight_HED.shape[2]))
         norms = []
         for start in range(0, len(value_HSE), step):
@@ -95,8 +94,7 @@ class AttentionEdges:
         if self.map is not None:
             direction_TD = self.map.transposed(direction_TD)
         read_HTE = torch.einsum("td,hed->hte", direction_TD, self.weight_HED)
-        group = len(self.weight_HED) // len(self.value_KSE)
-        value_HSE = self.value_KSE.repeat_interleave(group, dim=0)
+        value_HSE = self._value_by_head()
         return self._weighted(read_HTE @ value_HSE.transpose(1, 2))
 
     def reduce(
@@ -116,6 +114,10 @@ class AttentionEdges:
                 rows.append(function(probs_TS[..., None] * vector_SD, targets))
             found.append(torch.cat(rows))
         return torch.stack(found)
+
+    def _value_by_head(self) -> torch.Tensor:
+        group = len(self.weight_HED) // len(self.value_KSE)
+        return self.value_KSE if group == 1 else self.value_KSE.repeat_interleave(group, dim=0)
 
     def _head_vectors(self) -> Iterator[torch.Tensor]:
         """M W_O^h v [S, D] of each head."""

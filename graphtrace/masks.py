@@ -44,23 +44,15 @@ class BucketMasks:
     def __call__(self, layer: int) -> LayerMask:
         """The masks of every edge of a layer."""
         every = np.arange(len(self.input_N))
-        return self.residual(layer)._replace(
-            attention_BHTS=self.attention(layer, every),
-            mlp_BT=self._mask("mlp", self._padded("mlp_LT", layer), every),
-        )
 
-    def residual(self, layer: int) -> LayerMask:
-        """The masks of a layer's residual edges alone."""
-        every = np.arange(len(self.input_N))
-
-        def mask(level: int) -> torch.Tensor:
+        def residual(level: int) -> torch.Tensor:
             return self._mask("residual", self._padded("residual_GT", level), every)
 
         return LayerMask(
-            attention_BHTS=None,
-            mlp_BT=None,
-            residual_BT=mask(layer if self.parallel else 2 * layer + 1),
-            residual_mid_BT=None if self.parallel else mask(2 * layer),
+            attention_BHTS=self.attention(layer, every),
+            mlp_BT=self._mask("mlp", self._padded("mlp_LT", layer), every),
+            residual_BT=residual(layer if self.parallel else 2 * layer + 1),
+            residual_mid_BT=None if self.parallel else residual(2 * layer),
         )
 
     def attention(self, layer: int, rows_B: np.ndarray) -> torch.Tensor:

@@ -18,18 +18,23 @@ from graphtrace.scoring import Scores
 
 
 class LayerPlan(NamedTuple):
-    """What one layer computes anew. bool [P, T], each against the evaluation before.
+    """What one layer computes anew, and what is kept. bool [P, T].
 
-    attention: targets whose attention output is computed; has_attention: those that keep any
-    attention edge; state: the block's input differs; mlp: MLP outputs that are computed;
-    has_mlp: kept MLP edges.
+    state, mid, out: the state in front of the block, behind attention (None in parallel blocks) and
+    behind the block differs from that of the evaluation before. attention, mlp: outputs that are
+    computed; has_attention, has_mlp: those that an edge keeps. has_residual_mid, has_residual:
+    kept residual edges into mid (None in parallel blocks) and into out.
     """
 
     state_PT: np.ndarray
     attention_PT: np.ndarray
     has_attention_PT: np.ndarray
+    has_residual_mid_PT: np.ndarray | None
+    mid_PT: np.ndarray | None
     mlp_PT: np.ndarray
     has_mlp_PT: np.ndarray
+    has_residual_PT: np.ndarray
+    out_PT: np.ndarray
 
 
 @numba.njit(cache=True, nogil=True)
@@ -94,17 +99,27 @@ def plan_layers(
         added_changes = attention_PT | attention_changes
         residual = buckets.residual_GT[layer if parallel else 2 * layer]
         kept, changes = direct("residual", residual)
-        mid_PT = added_changes | changes | (kept & state_PT)
+        mid_PT = start | added_changes | changes | (kept & state_PT)
         has_mlp, mlp_changes = direct("mlp", buckets.mlp_LT[layer])
         read = state_PT if parallel else mid_PT
         mlp_PT = has_mlp & (read | mlp_changes | start)
-        found.append(LayerPlan(state_PT, attention_PT, kept_attention, mlp_PT, has_mlp))
-        if parallel:
-            state_PT = mid_PT | mlp_PT | mlp_changes
-        else:
+        plan = LayerPlan(
+            state_PT=state_PT,
+            attention_PT=attention_PT,
+            has_attention_PT=kept_attention,
+            has_residual_mid_PT=None if parallel else kept,
+            mid_PT=None if parallel else mid_PT,
+            mlp_PT=mlp_PT,
+            has_mlp_PT=has_mlp,
+            has_residual_PT=kept,
+            out_PT=mid_PT | mlp_PT | mlp_changes,
+        )
+        if not parallel:
             kept, changes = direct("residual", buckets.residual_GT[2 * layer + 1])
-            state_PT = mlp_PT | mlp_changes | changes | (kept & mid_PT)
-        state_PT = state_PT | start
+            out_PT = start | mlp_PT | mlp_changes | changes | (kept & mid_PT)
+            plan = plan._replace(has_residual_PT=kept, out_PT=out_PT)
+        found.append(plan)
+        state_PT = plan.out_PT
     return found
 
 
@@ -132,13 +147,12 @@ def _any_seen(state_PT: np.ndarray, window: int) -> np.ndarray:
     return count > 0
 
 
-def changed_rows(computed_PT: np.ndarray, has_PT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each (evaluation, token) finds its row: (flat indices of the computed rows [R],
-    the row's place among them [P, T], R where there is nothing)."""
-    place_PT = np.cumsum(computed_PT.ravel()).reshape(computed_PT.shape) - 1
-    rows_R = np.flatnonzero(computed_PT)
-    found_PT = place_PT[latest(computed_PT), np.arange(computed_PT.shape[1])]
-    return rows_R, np.where(has_PT, found_PT, len(rows_R))
+def row_places(changed_PT: np.ndarray, has_PT: np.ndarray | None = None) -> np.ndarray:
+    """int64 [P, T]: the place of each row among the changed ones, those of `np.flatnonzero`; the
+    place behind the last where `has_PT` says that there is nothing."""
+    place_PT = np.cumsum(changed_PT.ravel()).reshape(changed_PT.shape) - 1
+    found_PT = place_PT[latest(changed_PT), np.arange(changed_PT.shape[1])]
+    return found_PT if has_PT is None else np.where(has_PT, found_PT, np.count_nonzero(changed_PT))
 
 
 def latest(changed_PT: np.ndarray) -> np.ndarray:

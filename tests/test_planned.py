@@ -30,6 +30,8 @@ FIELDS = (
     ("state_PT", None),
     ("attention_PT", "has_attention_PT"),
     ("mlp_PT", "has_mlp_PT"),
+    ("mid_PT", None),
+    ("out_PT", None),
 )
 
 
@@ -147,20 +149,23 @@ def test_what_is_not_planned_does_not_change(
             has_mlp = [kept("mlp", b, point) for b in buckets.mlp_LT[layer]]
             read = state if parallel else mid
             mlp = [read[t] if has_mlp[t] else None for t in range(n_tokens)]
-            seen.append((state, attention, mlp))
+            before_block = state
             if parallel:
                 state = [(mid[t], mlp[t]) for t in range(n_tokens)]
             else:
                 residual = [kept("residual", b, point) for b in buckets.residual_GT[row + 1]]
                 state = [(mid[t] if residual[t] else None, mlp[t]) for t in range(n_tokens)]
             state = [hash(x) for x in state]
+            seen.append((before_block, attention, mlp, mid, state))
         for layer, rows in enumerate(seen):
             for number, (changed, has) in enumerate(FIELDS):
                 for t in range(n_tokens):
                     value = rows[number][t]
                     if has is not None:
                         assert getattr(plan[layer], has)[point, t] == (value is not None)
-                    if value is None or getattr(plan[layer], changed)[point, t]:
+                    if value is None or getattr(plan[layer], changed) is None:
+                        continue
+                    if getattr(plan[layer], changed)[point, t]:
                         continue
                     assert before is not None
                     assert before[layer][number][t] == value, (changed, layer, point, t)
