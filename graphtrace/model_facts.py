@@ -61,7 +61,9 @@ class FactObserver:
 
     def _activated(self, layer: int, activation: torch.Tensor) -> None:
         size = activation.detach().abs()
-        self.active[layer] = (size > ACTIVE * size.max()).sum(), size.numel()
+        # In place, as numbers: several times as fast on a CPU as counting booleans.
+        n_active = size.gt_(ACTIVE * size.max()).sum(-1, dtype=torch.float32)
+        self.active[layer] = n_active.sum(dtype=torch.float64), size.numel()
 
     def found(self) -> Facts:
         """What was seen."""

@@ -19,7 +19,7 @@ import torch
 
 from graphtrace.errors import NonFiniteError, OptionError
 from graphtrace.forward import LayerRecord, run_model
-from graphtrace.incoming import Incoming, incoming_edges, norm
+from graphtrace.incoming import Incoming, incoming_edges, norm_
 from graphtrace.memory import free_memory
 from graphtrace.model_facts import FactObserver, Facts
 from graphtrace.models import TracedModel
@@ -228,7 +228,10 @@ Weighed = Sequence[torch.Tensor | None]
 
 
 def _lengths(edges: Incoming, order: int) -> Weighed:
-    direct = [None if v is None else norm(v, order) for v in (edges.residual_TD, edges.mlp_TD)]
+    direct = [
+        None if v_TD is None else norm_(v_TD.clone(), order)
+        for v_TD in (edges.residual_TD, edges.mlp_TD)
+    ]
     return [*direct, None if edges.attention is None else edges.attention.norms(order)]
 
 
