@@ -18,6 +18,8 @@ from graphtrace.scoring import Scores
 
 NO_EDGE = 255
 """Bucket of places in the tensors where the graph has no edge."""
+COUNTED_TOGETHER = 2**24
+"""Places whose masks are made at once to count them."""
 
 
 class BucketMasks:
@@ -61,9 +63,13 @@ class BucketMasks:
 
     def dropped(self, layer: int) -> torch.Tensor:
         """How many attention edges each target lacks, int64 [N, H, T]."""
-        bucket = self._padded("attention_LHTS", layer)
-        exists = upload(bucket, self.device)[upload(self.input_N, self.device)] != NO_EDGE
-        return ((self.attention(layer, np.arange(len(self.input_N))) == 0) & exists).sum(-1)
+        exists_I = upload(self._padded("attention_LHTS", layer), self.device) != NO_EDGE
+        step, found = max(1, COUNTED_TOGETHER // exists_I[0].numel()), []
+        for start in range(0, len(self.input_N), step):
+            rows_B = np.arange(len(self.input_N))[start : start + step]
+            exists_B = exists_I[upload(self.input_N[rows_B], self.device)]
+            found.append(((self.attention(layer, rows_B) == 0) & exists_B).sum(-1))
+        return torch.cat(found)
 
     def _padded(self, name: str, index: int) -> np.ndarray:
         """uint8 [I, T] or [I, H, T, S]: one layer's buckets of all inputs."""

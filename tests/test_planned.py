@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import TINY, tiny_model
 
+from graphtrace import masks
 from graphtrace.edges import unflatten_edges
 from graphtrace.evaluation import Evaluation, edge_buckets, evaluate_nested, plan_nested
 from graphtrace.forward import ABLATIONS, run_model
@@ -90,6 +91,12 @@ def test_an_input_is_not_changed_by_those_beside_it():
     for plan, logits_PV in zip(plans, together, strict=True):
         alone = evaluate_nested(model, [plan])[0]
         torch.testing.assert_close(alone, logits_PV, rtol=1e-5, atol=1e-5)
+
+
+def test_counting_in_parts_changes_nothing(monkeypatch):
+    model, rng = load_model(tiny_model("gemma2")), np.random.default_rng(4)
+    monkeypatch.setattr(masks, "COUNTED_TOGETHER", 1)
+    check(model, Evaluation(ablation="mean", means=reference_means(model, TEXTS)), rng)
 
 
 def test_the_model_is_left_as_found():
