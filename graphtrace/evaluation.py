@@ -23,7 +23,7 @@ from graphtrace.masks import NO_EDGE, BucketMasks, upload
 from graphtrace.memory import free_memory
 from graphtrace.models import TracedModel
 from graphtrace.plan import LayerPlan, plan_layers
-from graphtrace.planned import PlannedBatch
+from graphtrace.planned import PlannedBatch, attention_bytes, row_bytes
 from graphtrace.reference_means import ReferenceMeans
 from graphtrace.schema import KINDS
 from graphtrace.scoring import Scores
@@ -163,35 +163,36 @@ def evaluate_nested(
 ) -> list[torch.Tensor]:
     """float32 logits [P, V] of every input's traces, all inputs in one pass.
 
-    Where memory runs out, fewer evaluations attend together, then fewer inputs stand in a pass.
+    Where memory runs out, less runs together: first fewer rows, then fewer inputs in a pass.
     Raises ModelMemoryError when not even one evaluation fits.
     """
     evaluation = evaluation or Evaluation()
     n_points = [x.n_points for x in nested]
     n_tokens = max(len(x.ids_T) for x in nested)
-    together = min(sum(n_points), _points_together(model, n_tokens))
+    least = bytes_per_point(model, n_tokens)
+    room = min(_room(model), sum(n_points) * least)
     while True:
         try:
-            found = _evaluate(model, nested, evaluation, together)
+            found = _evaluate(model, nested, evaluation, room)
             break
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if together == 1 and len(nested) == 1:
+            if room <= least and len(nested) == 1:
                 raise memory_error(model, n_tokens) from error
-        if together == 1:
+        if room <= least:
             half = len(nested) // 2
             return [
                 logits
                 for part in (nested[:half], nested[half:])
                 for logits in evaluate_nested(model, part, evaluation)
             ]
-        together //= 2
+        room //= 2
     return list(found.split(n_points))
 
 
 def _evaluate(
-    model: TracedModel, nested: Sequence[Nested], evaluation: Evaluation, together: int
+    model: TracedModel, nested: Sequence[Nested], evaluation: Evaluation, room: int
 ) -> torch.Tensor:
     buckets, n_points = [x.buckets for x in nested], [x.n_points for x in nested]
     masks = BucketMasks(model, buckets, n_points, evaluation.mode, evaluation.ablate)
@@ -200,7 +201,7 @@ def _evaluate(
         masks.dtype = torch.float32
     lengths = [len(x.ids_T) for x in nested]
     means = evaluation.means.means if evaluation.means else None
-    plan = PlannedBatch(model, masks, [x.layers for x in nested], lengths, means, together)
+    plan = PlannedBatch(model, masks, [x.layers for x in nested], lengths, means, room)
     ids_IT = torch.zeros(len(nested), masks.n_tokens, dtype=torch.long)
     for row_T, one in zip(ids_IT, nested, strict=True):
         row_T[: len(one.ids_T)] = one.ids_T
@@ -241,13 +242,11 @@ def memory_error(model: TracedModel, n_tokens: int) -> ModelMemoryError:
 
 def bytes_per_point(model: TracedModel, n_tokens: int) -> int:
     """About how much the largest tensors of one masked evaluation take."""
-    widest = getattr(model.config, "intermediate_size", None) or 4 * model.d_model
-    heads = 3 * model.n_heads * n_tokens**2
-    return 4 * max(heads, n_tokens * (2 * widest + model.d_model))
+    attention = attention_bytes(model, n_tokens, n_tokens)
+    return max(attention, n_tokens * row_bytes(model))
 
 
-def _points_together(model: TracedModel, n_tokens: int) -> int:
-    room = MASK_BYTES
+def _room(model: TracedModel) -> int:
     if model.device.type == "cuda":
-        room = free_memory(model.device) // 4
-    return max(1, room // bytes_per_point(model, n_tokens))
+        return free_memory(model.device) // 4
+    return MASK_BYTES

@@ -110,6 +110,7 @@ class _Pass:
     plan: Plan | None = None
     float32: bool = False
     mask: LayerMask | None = None
+    targets_BA: torch.Tensor | None = None
     dropped_BHT: torch.Tensor | None = None
     pattern: list[torch.Tensor] = field(default_factory=list)
 
@@ -134,6 +135,11 @@ def _masked_attention(
     """Eager attention, operation by operation, with the edge mask after the softmax and without
     renormalising, or before it with `renormalise` (method.md 4)."""
     run = _pass.get()
+    n_tokens = query.shape[2]
+    if run.targets_BA is not None:  # of each evaluation, the queries that a plan asks for
+        index_B1A1 = run.targets_BA[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
+        query = query.gather(2, index_B1A1)
+        attention_mask = attention_mask[0, 0][run.targets_BA][:, None]
     groups = query.shape[1] // key.shape[1]
     key_BHSE = key.repeat_interleave(groups, dim=1) if groups > 1 else key
     value_BHSE = value.repeat_interleave(groups, dim=1) if groups > 1 else value
@@ -160,8 +166,10 @@ def _masked_attention(
         if run.ablation == "mean":
             seen_B1TS = attention_mask == 0
             run.dropped_BHT = ((mask_BHTS == 0) & seen_B1TS).sum(-1)
-    out_BTHE = torch.matmul(probs_BHTS, value_BHSE).transpose(1, 2).contiguous()
-    return out_BTHE, probs_BHTS
+    out_BTHE = torch.matmul(probs_BHTS, value_BHSE).transpose(1, 2)
+    if run.targets_BA is not None:  # the module expects a row per token
+        out_BTHE = nn.functional.pad(out_BTHE, (0, 0, 0, 0, 0, n_tokens - out_BTHE.shape[1]))
+    return out_BTHE.contiguous(), probs_BHTS
 
 
 def _softmax_with_sinks(logits_BHTS: torch.Tensor, sinks_H: torch.Tensor) -> torch.Tensor:

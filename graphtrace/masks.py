@@ -61,6 +61,17 @@ class BucketMasks:
         """The attention masks [B, H, T, S] of a layer, for some of the N evaluations."""
         return self._mask("attention", self._padded("attention_LHTS", layer), rows_B)
 
+    def targets(self, layer: int, rows_B: np.ndarray, targets_BA: np.ndarray) -> torch.Tensor:
+        """The same [B, H, A, S] for some of the targets of each."""
+        bucket_ITHS = self._padded("attention_LHTS", layer).transpose(0, 2, 1, 3)
+        n_inputs, n_tokens, n_heads, _ = bucket_ITHS.shape
+        row_BA = self.input_N[rows_B][:, None] * n_tokens + targets_BA
+        bucket_X = upload(bucket_ITHS.reshape(n_inputs * n_tokens, -1), self.device)
+        bucket_X = bucket_X.index_select(0, upload(row_BA.ravel(), self.device))
+        bucket_BAHS = bucket_X.view(*targets_BA.shape, n_heads, n_tokens)
+        kept_BAHS = self._kept("attention", bucket_BAHS, self.point_N[rows_B])
+        return kept_BAHS.transpose(1, 2).contiguous()
+
     def dropped(self, layer: int) -> torch.Tensor:
         """How many attention edges each target lacks, int64 [N, H, T]."""
         exists_I = upload(self._padded("attention_LHTS", layer), self.device) != NO_EDGE
@@ -83,13 +94,15 @@ class BucketMasks:
         return padded
 
     def _mask(self, kind: str, bucket_I: np.ndarray, rows_B: np.ndarray) -> torch.Tensor:
+        bucket_B = upload(bucket_I, self.device)[upload(self.input_N[rows_B], self.device)]
+        return self._kept(kind, bucket_B, self.point_N[rows_B])
+
+    def _kept(self, kind: str, bucket_B: torch.Tensor, point_B: np.ndarray) -> torch.Tensor:
+        """0/1 of the shape of the buckets, the first axis of which are evaluations."""
         necessity = self.mode == "necessity"
         if kind not in self.ablate or (necessity and kind == "residual"):
-            shape = (len(rows_B), *bucket_I.shape[1:])
-            return torch.ones(shape, dtype=self.dtype, device=self.device)
-        bucket_B = upload(bucket_I, self.device)[upload(self.input_N[rows_B], self.device)]
-        point_B = upload(self.point_N[rows_B], self.device)
-        inside = bucket_B <= point_B.view(-1, *[1] * (bucket_I.ndim - 1))
+            return torch.ones_like(bucket_B, dtype=self.dtype)
+        inside = bucket_B <= upload(point_B, self.device).view(-1, *[1] * (bucket_B.ndim - 1))
         kept = ~inside & (bucket_B != NO_EDGE) if necessity else inside
         return kept.to(self.dtype)
 

@@ -26,10 +26,14 @@ from graphtrace.plan import LayerPlan, row_places
 
 
 class _Attention(NamedTuple):
-    """One chunk of attention. rows_B: evaluations, on the host; rows_U: their distinct states;
-    place_BT: each state among those; active_R: targets that are computed, in [B * T]."""
+    """One chunk of attention. rows_B: evaluations; their targets_BA: tokens that are computed, the
+    first one again behind the last (both on the host); queries_BA: the same on the device; rows_U:
+    the distinct states; place_BT: each state among those; active_R: in [B * T], where the module
+    leaves the rows of targets_BA that count."""
 
     rows_B: np.ndarray
+    targets_BA: np.ndarray
+    queries_BA: torch.Tensor
     rows_U: torch.Tensor
     place_BT: torch.Tensor
     active_R: torch.Tensor
@@ -66,8 +70,8 @@ class PlannedBatch:
 
     Between the blocks the states are those that differ, side by side: [1, R, D].
 
-    plans: the plan of every input. lengths: tokens of every input. points_together: evaluations
-    whose attention runs at once.
+    plans: the plan of every input. lengths: tokens of every input. room: bytes for the largest
+    tensors of what runs at once.
     """
 
     def __init__(
@@ -77,10 +81,10 @@ class PlannedBatch:
         plans: Sequence[list[LayerPlan]],
         lengths: Sequence[int],
         means: Means | None,
-        points_together: int,
+        room: int,
     ) -> None:
         self.model, self.masks, self.means = model, masks, means
-        self.points_together, self.n_tokens = points_together, masks.n_tokens
+        self.room, self.n_tokens = room, masks.n_tokens
         layers = [
             _stack([plan[layer] for plan in plans], masks.n_tokens)
             for layer in range(model.n_layers)
@@ -131,9 +135,10 @@ class PlannedBatch:
         work, family, width = self.work[layer], self.model.family, state_RD.shape[-1]
         module, computed = getattr(block, family.attention), []
         for chunk in work.attention:
-            rows_U, place_BT, active_R = (x.to(state_RD.device) for x in chunk[1:])
+            queries_BA, rows_U, place_BT, active_R = (x.to(state_RD.device) for x in chunk[2:])
             normed_UD = block_norm(block, family.attention_norm, _rows(state_RD, rows_U))
-            run.mask = LayerMask(self.masks.attention(layer, chunk.rows_B), None, None, None)
+            kept_BHAS = self.masks.targets(layer, chunk.rows_B, chunk.targets_BA)
+            run.mask, run.targets_BA = LayerMask(kept_BHAS, None, None, None), queries_BA
             with _packed(module, family.output_projection, normed_UD, place_BT, active_R) as given:
                 out_XD = attend(hidden_states=given)[0].reshape(-1, width)
             if len(out_XD) != len(active_R):  # the output projection ran on every row
@@ -163,25 +168,26 @@ class PlannedBatch:
 
     def _layer_work(self, plan: LayerPlan, state_NT: np.ndarray) -> _LayerWork:
         """state_NT: the place of each state in front of the block."""
-        n_tokens, together = self.n_tokens, self.points_together
-        chunks, points_P = [], np.flatnonzero(plan.attention_PT.any(axis=1))
-        for start in range(0, len(points_P), together):
-            rows_B = points_P[start : start + together]
+        chunks = []
+        for rows_B in self._chunks(plan.attention_PT):
             active_BT = plan.attention_PT[rows_B]
+            targets_BA, counts_BA = _columns(active_BT)
             # No query looks beyond the last active target.
-            reach_B = n_tokens - np.argmax(active_BT[:, ::-1], axis=1)
+            reach_B1 = targets_BA.max(axis=1, keepdims=True)
             row_BT = state_NT[rows_B]
-            row_BT = np.where(np.arange(n_tokens) < reach_B[:, None], row_BT, row_BT[:, :1])
+            row_BT = np.where(np.arange(self.n_tokens) <= reach_B1, row_BT, row_BT[:, :1])
             rows_U, place_BT = _distinct(row_BT, int(state_NT.max()) + 1)
-            arrays = (rows_U, place_BT, np.flatnonzero(active_BT))
-            chunks.append(_Attention(rows_B, *map(self._upload, arrays)))
+            padded_BT = np.zeros(active_BT.shape, bool)
+            padded_BT[:, : counts_BA.shape[1]] = counts_BA
+            arrays = (targets_BA, rows_U, place_BT, np.flatnonzero(padded_BT))
+            chunks.append(_Attention(rows_B, targets_BA, *map(self._upload, arrays)))
         added_NT = row_places(plan.attention_PT, plan.has_attention_PT)
         mlp_NT = row_places(plan.mlp_PT, plan.has_mlp_PT)
         read_NT, mid = state_NT, None
         if plan.mid_PT is not None:
             mid = self._sum(plan.mid_PT, state_NT, plan.has_residual_mid_PT, added_NT, None)
             read_NT, added_NT = row_places(plan.mid_PT), None
-        mlp_rows, step = read_NT[plan.mlp_PT], max(1, together * n_tokens)
+        mlp_rows, step = read_NT[plan.mlp_PT], max(1, self.room // row_bytes(self.model))
         parts = [mlp_rows[start : start + step] for start in range(0, len(mlp_rows), step)]
         return _LayerWork(
             attention=chunks,
@@ -190,6 +196,20 @@ class PlannedBatch:
             mlp_rows=list(map(self._upload, parts)),
             out=self._sum(plan.out_PT, read_NT, plan.has_residual_PT, added_NT, mlp_NT),
         )
+
+    def _chunks(self, active_NT: np.ndarray) -> Iterator[np.ndarray]:
+        """Evaluations with active targets, in order, as many at a time as there is room for."""
+        n_active_N = active_NT.sum(axis=1)
+        rows, widest = [], 0
+        for row in np.flatnonzero(n_active_N):
+            widest = max(widest, int(n_active_N[row]))
+            needed = attention_bytes(self.model, self.n_tokens, widest)
+            if rows and (len(rows) + 1) * needed > self.room:
+                yield np.array(rows)
+                rows, widest = [], int(n_active_N[row])
+            rows.append(row)
+        if rows:
+            yield np.array(rows)
 
     def _sum(self, changed_NT, residual_NT, has_residual_NT, attention_NT, mlp_NT) -> _Sum:
         n_rows = int(residual_NT.max()) + 1
@@ -203,6 +223,29 @@ class PlannedBatch:
 
     def _upload(self, array: np.ndarray) -> torch.Tensor:
         return upload(array, self.model.device)
+
+
+def attention_bytes(model: TracedModel, n_tokens: int, n_targets: int) -> int:
+    """About what the attention of one evaluation takes: logits, pattern and mask of its targets,
+    and the queries, keys and values of all tokens."""
+    width = model.n_heads * (3 * n_targets + 3 * model.d_model // model.n_heads)
+    return 4 * width * n_tokens
+
+
+def row_bytes(model: TracedModel) -> int:
+    """About what one row takes in an MLP."""
+    widest = getattr(model.config, "intermediate_size", None) or 4 * model.d_model
+    return 4 * (2 * widest + model.d_model)
+
+
+def _columns(active_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The active columns of every row [B, A], ascending, the first one again behind the last, and
+    which of them count."""
+    n_active_B = active_BT.sum(axis=1)
+    counts_BA = np.arange(n_active_B.max()) < n_active_B[:, None]
+    found_BA = np.repeat(active_BT.argmax(axis=1)[:, None], counts_BA.shape[1], axis=1)
+    found_BA[counts_BA] = np.nonzero(active_BT)[1]
+    return found_BA, counts_BA
 
 
 def _stack(plans: list[LayerPlan], n_tokens: int) -> LayerPlan:

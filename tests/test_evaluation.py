@@ -61,20 +61,22 @@ def test_batching_the_points_changes_no_more_than_rounding(model, layout, monkey
 def test_out_of_memory_halves_what_runs_together(model, layout, monkeypatch, error):
     plans = [planned(model, layout, seed) for seed in range(3)]
     expected, tried = evaluate_nested(model, plans), []
+    least = evaluation.bytes_per_point(model, len(IDS))
 
     def small(model, ids_IT, *, plan, **options):
-        tried.append((len(ids_IT), plan.points_together))
-        if plan.points_together > 2 or len(ids_IT) > 1:
+        tried.append((len(ids_IT), plan.room))
+        if plan.room > 2 * least or len(ids_IT) > 1:
             raise error
         return run_model(model, ids_IT, plan=plan, **options)
 
     monkeypatch.setattr(evaluation, "run_model", small)
     for found, logits_PV in zip(evaluate_nested(model, plans), expected, strict=True):
         torch.testing.assert_close(found, logits_PV, rtol=1e-5, atol=1e-5)
-    assert tried[0] == (3, 60)
-    assert tried[:6] == [(3, 60 >> i) for i in range(6)]  # evaluations first, then inputs
-    assert tried[6] == (1, 20)
-    assert tried.count((1, 2)) == 3  # 20, 10, 5 and 2 of each input
+    halved = [60 * least >> i for i in range(7)]
+    assert tried[:7] == [(3, room) for room in halved]  # rows first, then inputs
+    assert halved[-1] <= least < halved[-2]
+    assert all(n < 3 for n, _ in tried[7:])
+    assert [n for n, room in tried if room <= 2 * least and n == 1] == [1, 1, 1]
 
     def none(model, ids_IT, **options):
         raise error
