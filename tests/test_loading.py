@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from fake_hub import commit_of, fake_hub
@@ -429,7 +430,8 @@ def test_a_dispatched_model_is_traced_to_the_same_numbers(name):
     for scorer in ("l1", "gradient"):
         expected, found = (gt.trace(m, ids, scorer=scorer) for m in (plain, dispatched))
         assert found.to_row()["content"] == expected.to_row()["content"]
-        assert list(found.curve.tv) == list(expected.curve.tv)
+        # Hooked projections run on every row, the plain ones on the rows that differ.
+        np.testing.assert_allclose(found.curve.tv, expected.curve.tv, atol=5e-6)
         assert found.model.id == expected.model.id
     for key, block in blocks.items():
         assert (block._hf_hook, block._old_forward, block.forward) == before[key], key
