@@ -1,9 +1,10 @@
 """What tracing inputs will need, before it costs anything: tokens, edges, memory and disk.
 
 Only a model's configuration and tokenizer are read, no weights, and nothing is written. Tokens and
-edges are exact; memory and disk are estimates, in bytes, of one input at a time:
+edges are exact; memory and disk are estimates, in bytes, of one input at a time (short inputs are
+evaluated several at once, in no more than a long one takes):
 
-    memory = 60 |E| + max(4 P' (4.5 H n^2 + n (1.5 I + 3 d)), G) + 24 P V
+    memory = 60 |E| + max(4 P' (6 H n^2 + n (2 I + 4 d)), G) + 24 P V
     disk   = 11,500 + 90 P + 1.2 P C + 5 kept + 12 n + the input's own text
 
 n tokens, H heads, d width, I the widest MLP layer, V vocabulary, P sizes of the curve (1 is always
@@ -185,7 +186,7 @@ def memory_bytes(model: TracedModel, layout: GraphLayout, options: TraceOptions)
     widest = getattr(config, "intermediate_size", None) or 4 * width
     n_points = len({*options.sizes, 1.0}) - 1
     together = max(1, min(n_points, MASK_BYTES // bytes_per_point(model, n)))
-    evaluation = 4 * together * (4.5 * heads * n**2 + n * (1.5 * widest + 3 * width))
+    evaluation = 4 * together * (6 * heads * n**2 + n * (2 * widest + 4 * width))
     graph = 0
     if parse_scorer(options.scorer)[0] in ("gradient", "fisher"):
         graph = 4 * layout.n_layers * (4 * heads * n**2 + n * (3 * widest + 8 * width))
