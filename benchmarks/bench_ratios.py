@@ -180,26 +180,31 @@ def ratios(setting: Setting, rounds: int) -> dict[str, tuple[float, float]]:
     setting.check()
     own = _medians(take_turns(setting.parts(), rounds))
     both = {f"naive {name}": work for name, work in setting.baseline().items()}
-    wholes = {
-        "whole trace": setting.whole_trace,
-        SHORT: setting.short_trace,
-        BATCH: setting.batch,
-    }
-    turns = _medians(take_turns({**both, **wholes}, rounds))
+    # In turns of its own: what the baseline gives back to the system makes what runs behind it ask
+    # for memory anew. The plain forward, in both, is the common unit.
+    plain = setting.parts()["forward"]
+    turns = _medians(take_turns({"forward": plain, **both}, rounds))
     base = {name: turns[f"naive {name}"] for name in setting.baseline()}
     base["27 nested traces"] = base["full exact ranking"]
     n_edges, forward = setting.layout.n_edges, own["forward"]
-    unit = {
-        "scoring": forward,
-        "27 nested traces": 1e-9 * n_edges,
-        "full exact ranking": 1e-9 * n_edges,
-        "26 evaluations": 26 * forward,
-    }
-    found = {name: (own[name] / value, base[name] / value) for name, value in unit.items()}
-    naive_s = sum(turns[name] for name in both)
+    per_edge = 1e-9 * n_edges
+
+    def units(forward_s: float) -> dict[str, float]:
+        return {
+            "scoring": forward_s,
+            "27 nested traces": per_edge,
+            "full exact ranking": per_edge,
+            "26 evaluations": 26 * forward_s,
+        }
+
+    theirs = units(turns["forward"])
+    found = {name: (own[name] / x, base[name] / theirs[name]) for name, x in units(forward).items()}
+    naive_forwards = sum(turns[name] for name in both) / turns["forward"]
     n_traces = {BATCH: N_BATCH}
-    faster = {name: n_traces.get(name, 1) * naive_s / turns[name] for name in wholes}
-    return {**found, **{name: (value, 1.0) for name, value in faster.items()}}
+    for name in ("whole trace", SHORT, BATCH):
+        own_forwards = own[name] / forward / n_traces.get(name, 1)
+        found[name] = (naive_forwards / own_forwards, 1.0)
+    return found
 
 
 def _medians(times: dict[str, list[float]]) -> dict[str, float]:

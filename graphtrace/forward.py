@@ -137,8 +137,7 @@ def _masked_attention(
     run = _pass.get()
     n_tokens = query.shape[2]
     if run.targets_BA is not None:  # of each evaluation, the queries that a plan asks for
-        index_B1A1 = run.targets_BA[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-        query = query.gather(2, index_B1A1)
+        query = _queries(query, run.targets_BA)
         attention_mask = attention_mask[0, 0][run.targets_BA][:, None]
     groups = query.shape[1] // key.shape[1]
     key_BHSE = key.repeat_interleave(groups, dim=1) if groups > 1 else key
@@ -170,6 +169,16 @@ def _masked_attention(
     if run.targets_BA is not None:  # the module expects a row per token
         out_BTHE = nn.functional.pad(out_BTHE, (0, 0, 0, 0, 0, n_tokens - out_BTHE.shape[1]))
     return out_BTHE.contiguous(), probs_BHTS
+
+
+def _queries(query_BHTE: torch.Tensor, targets_BA: torch.Tensor) -> torch.Tensor:
+    """Some of the queries of each evaluation, [B, H, A, E]."""
+    n_batch, n_heads, n_tokens, head_dim = query_BHTE.shape
+    first_BH = torch.arange(n_batch * n_heads, device=targets_BA.device).view(n_batch, n_heads)
+    row_BHA = first_BH[..., None] * n_tokens + targets_BA[:, None]
+    # Rows by number: several times as fast on a CPU as gather.
+    rows_XE = query_BHTE.reshape(-1, head_dim).index_select(0, row_BHA.flatten())
+    return rows_XE.view(*row_BHA.shape, head_dim)
 
 
 def _softmax_with_sinks(logits_BHTS: torch.Tensor, sinks_H: torch.Tensor) -> torch.Tensor:
