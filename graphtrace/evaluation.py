@@ -86,9 +86,11 @@ class Evaluation:
 def check_sizes(sizes) -> np.ndarray:
     """The grid as float64, ascending, without duplicates, and with 1 added.
 
-    Raises OptionError for a size outside (0, 1].
+    Raises OptionError for a size outside (0, 1] and for more sizes than an edge's uint8 can name.
     """
     grid = np.unique(np.asarray([*sizes, 1.0], np.float64))
+    if len(grid) > NO_EDGE:
+        raise OptionError(f"{len(grid)} sizes; at most {NO_EDGE} with 1 can be evaluated together")
     if not (np.isfinite(grid).all() and grid[0] > 0 and grid[-1] <= 1):
         raise OptionError(f"sizes are fractions of all edges in (0, 1]; got {list(sizes)}")
     return grid

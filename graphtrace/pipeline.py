@@ -20,7 +20,13 @@ import torch
 
 from graphtrace.agreement import log_probabilities
 from graphtrace.errors import GraphtraceError, ModelMemoryError, NonFiniteError, OptionError
-from graphtrace.evaluation import Nested, check_finite, evaluate_nested
+from graphtrace.evaluation import (
+    Nested,
+    check_finite,
+    evaluate_nested,
+    is_out_of_memory,
+    memory_error,
+)
 from graphtrace.forward import run_model
 from graphtrace.memory import free_memory
 from graphtrace.models import TracedModel
@@ -114,6 +120,11 @@ def _evaluate(model: TracedModel, jobs: list[_Job], options: TraceOptions, pool:
             check_finite(model, masked_PV)
         except NonFiniteError as error:
             job.error = error
+            continue
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            job.error = memory_error(model, len(job.tokens.token_ids))
             continue
         # From here on the host alone works on it.
         full_V, masked_PV = log_probabilities(full_1V)[0], log_probabilities(masked_PV)

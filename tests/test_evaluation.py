@@ -52,7 +52,7 @@ def test_batching_the_points_changes_no_more_than_rounding(model, layout, monkey
     together = logits(model, layout, ks)
     assert torch.equal(together[2], together[3])
     monkeypatch.setattr(evaluation, "MASK_BYTES", 1)
-    torch.testing.assert_close(logits(model, layout, ks), together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(model, layout, ks), together, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_out_of_memory_halves_what_runs_together(model, layout, monkeypatch, err
 
     monkeypatch.setattr(evaluation, "run_model", small)
     for found, logits_PV in zip(evaluate_nested(model, plans), expected, strict=True):
-        torch.testing.assert_close(found, logits_PV, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, logits_PV, rtol=5e-5, atol=5e-5)
     halved = [60 * least >> i for i in range(7)]
     assert tried[:7] == [(3, room) for room in halved]  # rows first, then inputs
     assert halved[-1] <= least < halved[-2]

@@ -63,7 +63,7 @@ def check(model, how, rng, texts=TEXTS, n_points=5):
     assert [len(logits_PV) for logits_PV in found] == [one[3] for one in cases]
     for (ids_T, _, buckets, n), logits_PV in zip(cases, found, strict=True):
         expected = dense(model, ids_T, buckets, n, how)
-        torch.testing.assert_close(logits_PV, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits_PV, expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -90,7 +90,7 @@ def test_an_input_is_not_changed_by_those_beside_it():
     together = evaluate_nested(model, plans)
     for plan, logits_PV in zip(plans, together, strict=True):
         alone = evaluate_nested(model, [plan])[0]
-        torch.testing.assert_close(alone, logits_PV, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone, logits_PV, rtol=1e-5, atol=1e-5)
 
 
 def test_counting_in_parts_changes_nothing(monkeypatch):
