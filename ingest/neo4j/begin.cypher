@@ -1,0 +1,11 @@
+// A long trace is written in several transactions, under the label GraphtraceLoading, which no
+// query asks for; complete.cypher makes it a Trace. What an interrupted writer left of the same
+// trace is put aside for sweep.cypher; losing `owner` tells that writer, should it still be there.
+
+MATCH (old:GraphtraceLoading {id: $id})
+SET old:GraphtraceDeleted, old.owner = null
+REMOVE old:GraphtraceLoading
+RETURN count(*) AS n;
+
+CREATE (:GraphtraceLoading:Graphtrace {id: $id, owner: $owner, heartbeat: timestamp()})
+RETURN 1 AS n;
