@@ -35,7 +35,7 @@ ROOMS = [
     {"archive", "archive_verify", "archive_write", "archive_pack", "archive_merge"},
     {"models", "stores", "ingestion", "analysis"},
     {"hub", "model_files", "loading", "tokenizing"},
-    {"forward", "incoming", "model_facts", "scoring", "plots", "export"},
+    {"forward", "incoming", "model_facts", "scoring", "plots", "export", "neo4j_import"},
     {"reference_means", "masks", "agreement"},
     {"plan"},
     {"planned"},
