@@ -27,12 +27,15 @@ def traces():
     ]
 
 
-@pytest.fixture(scope="module")
-def store(traces, tmp_path_factory):
+@pytest.fixture(scope="module", params=["embedded", "neo4j"])
+def store(request, traces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("queries")
+    url = folder / "store"
+    if request.param == "neo4j":
+        url = request.getfixturevalue("server")
     write_traces(folder / "archive", traces, keep="all")
-    ingest(folder / "archive", folder / "store")
-    with open_store(folder / "store") as opened:
+    ingest(folder / "archive", url)
+    with open_store(url) as opened:
         yield opened
 
 

@@ -38,7 +38,7 @@ def verify(store: StoreOption = None, format: FormatOption = Format.table) -> No
     from graphtrace.stores.verify import verify_store
 
     with open_store(store) as opened:
-        problems = verify_store(opened, opened.file.archives, opened.file.deleted, True)
+        problems = verify_store(opened, opened.archives, opened.deleted, True)
         count, url = len(opened.traces()), opened.url
     if len(problems) == 0 and format is Format.table:
         note(f"{url}: all {count:,} traces are what their archives say")

@@ -5,5 +5,5 @@ MATCH (i:Input {id: row.input})
 SET i.id = i.id
 WITH i, row
 WHERE NOT EXISTS { MATCH (i)-[:LABELLED]->(:Label {key: row.key}) }
-MATCH (l:Label {id: row.label})
+MERGE (l:Label {id: row.label}) ON CREATE SET l:Graphtrace, l.key = row.key, l.value = row.value
 MERGE (i)-[:LABELLED]->(l);

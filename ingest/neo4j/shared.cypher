@@ -9,6 +9,3 @@ MERGE (n:Component {id: row.id}) ON CREATE SET n:Graphtrace, n += row;
 
 UNWIND $Input AS row
 MERGE (n:Input {id: row.id}) ON CREATE SET n:Graphtrace, n += row;
-
-UNWIND $Label AS row
-MERGE (n:Label {id: row.id}) ON CREATE SET n:Graphtrace, n += row;

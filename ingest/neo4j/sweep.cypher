@@ -1,15 +1,18 @@
-// Removes what was hidden, in parts of $n: run until nothing is left. First edges, then states,
-// then the nodes that stood for the traces.
+// Removes one hidden trace, in parts of $n: each statement runs until it finds nothing. First
+// edges, then states, then the node that stood for the trace.
 
-MATCH (:GraphtraceDeleted)<-[:IN_TRACE]-(s)-[r:RESIDUAL|MLP|ATTENTION]->()
-WITH r LIMIT $n DELETE r
+MATCH (d:GraphtraceDeleted) WHERE elementId(d) = $node
+MATCH (d)<-[:IN_TRACE]-(s)-[r:RESIDUAL|MLP|ATTENTION]->()
+WITH r LIMIT $n
+DELETE r
 RETURN count(*) AS n;
 
-MATCH (:GraphtraceDeleted)<-[:IN_TRACE]-(s)
-WITH s LIMIT $n DETACH DELETE s
+MATCH (d:GraphtraceDeleted) WHERE elementId(d) = $node
+MATCH (d)<-[:IN_TRACE]-(s)
+WITH s LIMIT $n
+DETACH DELETE s
 RETURN count(*) AS n;
 
-MATCH (t:GraphtraceDeleted)
-WHERE NOT EXISTS { MATCH (t)<-[:IN_TRACE]-() }
-WITH t LIMIT $n DETACH DELETE t
-RETURN count(*) AS n;
+MATCH (d:GraphtraceDeleted) WHERE elementId(d) = $node
+DETACH DELETE d
+RETURN 0 AS n;
