@@ -100,6 +100,16 @@ def store_kind(url: str | Path | None = None) -> str:
     return "neo4j" if is_server(url) else "embedded"
 
 
+def store_url(url: str | Path | None = None) -> str:
+    """A store's URL as messages show it: the folder, or the server's address."""
+    text = str(default_store() if url is None else url)
+    if is_server(text):
+        from graphtrace.stores.neo4j_connection import server_url
+
+        return server_url(text)
+    return str(store_folder(text))
+
+
 def store_folder(url: str | Path | None = None) -> Path:
     """The folder that a store URL means. Raises StoreError for the URL of a server."""
     text = str(default_store() if url is None else url)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphtrace.errors import ArchiveError, OptionError, StoreDamagedError, StoreError
-from graphtrace.stores.base import default_store, is_server, open_store, store_folder
+from graphtrace.stores.base import is_server, open_store, store_folder, store_url
 from graphtrace.stores.embedded import EmbeddedStore, build_database, require_store
 from graphtrace.stores.embedded_writer import EngineWriter
 from graphtrace.stores.lock import StoreLock
@@ -80,7 +80,7 @@ def rebuild_store(
     if is_server(url):
         from graphtrace.stores.neo4j_maintenance import rebuild_server
 
-        return RebuildResult(*rebuild_server(str(url or default_store()), show_progress))
+        return RebuildResult(*rebuild_server(store_url(url), show_progress))
     folder = store_folder(url)
     require_store(folder)
     lock = StoreLock(folder / LOCK_FILE, exclusive=True, wait=wait)
@@ -225,7 +225,7 @@ def delete_store(
     if is_server(url):
         from graphtrace.stores.neo4j_maintenance import delete_server_store
 
-        delete_server_store(str(url or default_store()), missing_ok)
+        delete_server_store(store_url(url), missing_ok)
         return
     folder = store_folder(url)
     if missing_ok and read_store_file(folder) is None:

@@ -71,7 +71,8 @@ def trace_columns(batch: GraphTables) -> Iterator[TraceColumns]:
     edges = {label: batch.edges[label].combine_chunks() for label in EDGE_LABELS}
     edge_rows = {x: _rows(table["from"].to_numpy(), bounds) for x, table in edges.items()}
     by_trace = {name: _groups(batch.edges[name]) for name in ("USES", "AT")}
-    checkpoints = batch.nodes["Checkpoint"].to_pylist()
+    checkpoints = {row["id"]: row for row in batch.nodes["Checkpoint"].to_pylist()}
+    points = batch.edges["AT"]["to"].to_pylist()
     uses = {name: batch.edges["USES"][name].to_numpy() for name in ("n", "best_rank", "score")}
     components = batch.edges["USES"]["to"].to_pylist()
     output = dict(
@@ -83,7 +84,7 @@ def trace_columns(batch: GraphTables) -> Iterator[TraceColumns]:
         rows = sorted(by_trace["USES"].get(id_, ()), key=components.__getitem__)
         facts = {
             "properties": properties,
-            "checkpoints": [checkpoints[i] for i in by_trace["AT"].get(id_, ())],
+            "checkpoints": [checkpoints[points[i]] for i in by_trace["AT"].get(id_, ())],
             "output": int(np.searchsorted(mine["id"].to_numpy(), output[id_])),
             "output_id": output[id_],
             "uses": {"component": [components[i] for i in rows]}

@@ -76,14 +76,14 @@ def rebuild_server(url: str, show_progress: bool) -> tuple[int, int, int, int]:
     return len(ids), len(before - ids), len(ids - before), n_edges
 
 
-def delete_from_server(store: Neo4jStore, gone: Collection[str]) -> tuple[int, int, int, int]:
+def delete_from_server(store: Any, gone: Collection[str]) -> tuple[int, int, int, int]:
     """Delete traces; the fields of `maintenance.RebuildResult`."""
     store.remember(deleted=gone)
     n = store.writer.hide(gone)
     store.writer.sweep()
     store.writer.tidy()
     left = store.traces()
-    return len(left), n, 0, int(left["n_kept"].sum())
+    return len(left), n, 0, sum(left["n_kept"].tolist())
 
 
 def delete_server_store(url: str, missing_ok: bool = False) -> None:

@@ -31,6 +31,16 @@ RETURN collect(s.id - $first) AS source, collect(t.id - $first) AS target,
 }
 
 
+_LOOSE = {
+    "half-written traces": "(t:GraphtraceLoading)",
+    "traces that are being removed": "(t:GraphtraceDeleted)",
+    "traces without a status": "(t:Trace) WHERE t.status IS NULL OR t.status <> 'complete'",
+    "states of no trace": "(s:State:Graphtrace) WHERE NOT EXISTS { (s)-[:IN_TRACE]->(:Trace) }",
+    "points of curves of no trace": "(c:Checkpoint:Graphtrace) "
+    "WHERE NOT EXISTS { (c)<-[:AT]-(:Trace) }",
+}
+
+
 class ServerReader(TraceReader):
     """Reads traces from a connected server."""
 
@@ -47,6 +57,14 @@ class ServerReader(TraceReader):
     def cypher(self, text: str, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Run one statement as it is, in a transaction in which the server refuses to write."""
         return self.server.frame(text, params)
+
+    def loose_ends(self) -> list[str]:
+        """What belongs to no complete trace, a line each."""
+        return [
+            f"{n:,} {what}"
+            for what, text in _LOOSE.items()
+            if (n := self.server.read(f"MATCH {text} RETURN count(*)")[0][0])
+        ]
 
     def _edge_parts(self, number: int, n_states: int, n_kept: int, k: int | None):
         first, n_parts = number << INDEX_BITS, max(1, -(-n_kept // PART))

