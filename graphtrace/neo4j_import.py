@@ -43,6 +43,7 @@ from graphtrace.progress import Advance, progress
 from graphtrace.stores.graph_tables import GraphTables, graph_tables
 from graphtrace.stores.neo4j_columns import NO_WINDOW
 from graphtrace.stores.neo4j_statements import MARKER
+from graphtrace.stores.store_file import STORE_FORMAT
 
 BATCH_TRACES = 500
 BATCH_EDGES = 500_000
@@ -353,6 +354,8 @@ def _finish(files: _Files) -> str:
             f"MATCH (n:{label}) WHERE {where}\n"
             "CALL (n) {\n  SET " + ",\n      ".join(sets) + "\n} IN TRANSACTIONS OF 1000 ROWS;"
         )
+    store = (cypher_folder("ingest") / "neo4j" / "store.cypher").read_text(encoding="utf-8")
+    parts.append(store.strip().replace("$format", str(STORE_FORMAT)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import neo4j
+import pytest
 from absent import absent
 
 from graphtrace.cypher_files import statements
@@ -27,7 +28,7 @@ def script(*arguments, cwd=None) -> str:
 @contextmanager
 def imported(files: ImportFiles, home: Path, version: str) -> Iterator[tuple[neo4j.Driver, str]]:
     """A driver of a started server that holds what the command of an export imports and its
-    finish.cypher completes, and what the importer printed."""
+    finish.cypher completes, and what the importer printed; NEO4J_* are set to it."""
     if not SCRIPT.exists():
         absent("the real servers of ../shared/neo4j are not here")
     start = ("start", "--home", str(home), "--version", version)
@@ -41,7 +42,12 @@ def imported(files: ImportFiles, home: Path, version: str) -> Iterator[tuple[neo
     found = dict(re.findall(r"export (\w+)=(\S+)", script(*start, *size)))
     try:
         auth = (found["NEO4J_USERNAME"], found["NEO4J_PASSWORD"])
-        with neo4j.GraphDatabase.driver(found["NEO4J_URI"], auth=auth) as driver:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            neo4j.GraphDatabase.driver(found["NEO4J_URI"], auth=auth) as driver,
+        ):
+            for name in ("NEO4J_URI", "NEO4J_USERNAME", "NEO4J_PASSWORD", "NEO4J_DATABASE"):
+                patch.setenv(name, found[name])
             finish(driver, files.folder)
             yield driver, report
     finally:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,8 +20,11 @@ from graphtrace import neo4j_import
 from graphtrace.archive import open_archive
 from graphtrace.archive_write import write_traces
 from graphtrace.errors import OptionError, StorageFullError
+from graphtrace.ingestion import ingest
 from graphtrace.neo4j_import import ESCAPE, FINISH, SEPARATOR, export_neo4j_import
+from graphtrace.stores.base import open_store
 from graphtrace.stores.graph_tables import EDGE_LABELS, graph_tables
+from graphtrace.stores.verify import verify_store
 
 NASTY = ["", SEPARATOR, f"{ESCAPE}1", f"{ESCAPE}{SEPARATOR}", " ;\t'\"\\", ""]
 
@@ -157,6 +161,30 @@ def test_the_schema_is_there_and_finishing_twice_changes_nothing(server):
     found = {name for (name,) in rows(driver, "SHOW CONSTRAINTS YIELD name")}
     assert {"graphtrace_trace", "graphtrace_state", "graphtrace_model"} <= found
     assert rows(driver, "SHOW INDEXES YIELD state RETURN DISTINCT state") == [["ONLINE"]]
+
+
+def test_the_store_is_one_as_an_ingest_makes_it(server, archive, tmp_path):
+    """Read as any other, checked against the archive, and an ingest goes on from there."""
+    with open_archive(archive) as source, open_store("neo4j://") as store:
+        ours = store.traces().set_index("id").sort_index()
+        theirs = source.traces().set_index("id").sort_index()
+        # The second of two traces of one line brings another value of its label.
+        same = [c for c in ours.columns if c != "labels"]
+        pd.testing.assert_frame_equal(ours[same], theirs[same], check_dtype=False)
+        assert list(store.archives) == [str(archive.resolve())]
+        assert len(verify_store(store, store.archives, store.deleted, True)) == 0
+        for trace in awkward():
+            size = f"k:{trace.n_kept}"
+            expected = trace.subgraph(size).edge_frame()
+            pd.testing.assert_frame_equal(store.subgraph(trace.id, size).edge_frame(), expected)
+    before = rows(server[0], "MATCH (n) RETURN count(n)")
+    result = ingest(archive, "neo4j://")
+    assert (result.n_new, result.n_present) == (0, len(awkward()))
+    assert rows(server[0], "MATCH (n) RETURN count(n)") == before
+    write_traces(tmp_path / "more", [synthetic_trace(seed=70)], keep="all")
+    assert ingest(tmp_path / "more", "neo4j://").n_new == 1
+    number = rows(server[0], "MATCH (t:Trace) WITH max(t.number) AS n RETURN n")
+    assert number == [[len(awkward())]]
 
 
 # ------------------------------------------------------------------- the files, without a server
