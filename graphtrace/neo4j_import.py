@@ -305,7 +305,9 @@ def _folder(out: Path) -> Iterator[Path]:
         yield scratch
         scratch.replace(out)
     except OSError as error:
-        if error.errno in DISK_FULL:
+        # Arrow says the number in its message only.
+        number = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
+        if {error.errno, int(number[1]) if number else 0} & DISK_FULL:
             raise StorageFullError(f"no room left on the disk for {out}") from error
         raise OptionError(f"cannot write {out}: {error.strerror or error}") from error
     finally:

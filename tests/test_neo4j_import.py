@@ -266,6 +266,22 @@ def test_a_finished_folder_or_none(archive, tmp_path, monkeypatch):
         export_neo4j_import(archive, out)
 
 
+def test_a_full_disk_is_said_in_one_line(archive, tmp_path):
+    """The operating system refuses to let a file grow, whoever writes it."""
+    code = (
+        "import resource, signal, sys\nfrom graphtrace.cli.app import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "sys.argv[1:] = ['export', 'neo4j-import', *sys.argv[1:]]\nmain()\n"
+    )
+    command = [sys.executable, "-c", code, str(archive), "--out", str(tmp_path / "files")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    expected = f"graphtrace: no room left on the disk for {tmp_path / 'files'}\n"
+    assert done.stderr == expected
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_export_left_is_swept(archive, tmp_path):
     code = (
         "import os, sys\nfrom graphtrace import neo4j_import\n"
