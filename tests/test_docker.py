@@ -96,7 +96,8 @@ def server(request, tmp_path_factory):
         absent("the real servers of ../shared/neo4j are not here")
     folder = tmp_path_factory.mktemp("docker")
     labels = [{"group": "ab"[i % 2]} for i in range(3)]
-    traces = [synthetic_trace(seed=i, n=5 + i, labels=labels[i]) for i in range(3)]
+    # Few edges, so that two traces differ in their components.
+    traces = [synthetic_trace(seed=i, n=5 + i, labels=labels[i], keep=6) for i in range(3)]
     write_traces(folder / "archive", traces, keep="all")
     files = export_neo4j_import(folder / "archive", folder / "files")
     with imported(files, folder / "home", request.param) as (driver, _):
@@ -112,7 +113,11 @@ def test_the_server_knows_the_settings(server):
     conf = home / "conf" / "neo4j.conf"
     own = [line for line in conf.read_text().splitlines() if line.partition("=")[0] not in expected]
     conf.write_text("\n".join([*own, *(f"{k}={v}" for k, v in expected.items()), ""]))
-    assert "Validation successful" in script("admin", str(home), "server", "validate-config")
+    report = script("admin", str(home), "server", "validate-config")
+    assert "validation successful" in report
+    conf.write_text(f"{conf.read_text()}server.memory.heap.size=1g\n")
+    with pytest.raises(AssertionError, match=r"server\.memory\.heap\.size"):
+        script("admin", str(home), "server", "validate-config")
 
 
 # ------------------------------------------------------------------------------- Neo4j Browser
