@@ -89,7 +89,8 @@ class Neo4jStore(ServerReader):
         if self.server.read("MATCH (s:GraphtraceStore {id: 1}) RETURN count(*)")[0][0]:
             return
         for statement in ingest_statements("schema"):
-            self.server.run(statement)
+            # Tried again where two processes make the same store at the same time.
+            self.server.write(lambda tx, statement=statement: tx.run(statement).consume())
         (text,) = ingest_statements("store")
         self.server.write(lambda transaction: transaction.run(text, format=STORE_FORMAT).consume())
 

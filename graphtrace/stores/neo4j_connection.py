@@ -8,6 +8,7 @@
 Passwords are never part of a URL or of a message.
 """
 
+import logging
 import os
 import re
 import sys
@@ -177,6 +178,8 @@ class Server:
 
 def driver_package() -> Any:
     """The module `neo4j`. Raises MissingPackageError where it is not installed."""
+    # The driver logs every retry; without a handler of the application's, that is not for stderr.
+    logging.getLogger("neo4j").addHandler(logging.NullHandler())
     try:
         import neo4j
     except ModuleNotFoundError as error:
@@ -244,6 +247,11 @@ def translated(error: Exception, where: str) -> Exception:
         return QueryError(
             f"the query needs more memory than the server {where} gives a transaction; ask for "
             f"less of it, or raise dbms.memory.transaction.total.max ({text})"
+        )
+    if "Deadlock" in code or "LockAcquisition" in code or "Terminated" in code:
+        return StoreError(
+            f"the server {where} is too busy with other changes ({code.rpartition('.')[2]}); run "
+            "the same command again: everything committed before is kept"
         )
     if isinstance(error, exceptions.DriverError) or code.startswith("Neo.TransientError"):
         if isinstance(error, exceptions.ConfigurationError):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from graphtrace.errors import QueryError
+from graphtrace.errors import StoreError
 from graphtrace.stores.graph_tables import GraphTables
 from graphtrace.stores.neo4j_columns import TraceColumns, shared_rows, trace_columns
 from graphtrace.stores.neo4j_connection import Server
@@ -26,16 +26,24 @@ LONG = 40_000
 STALE = 600_000
 """Milliseconds without a sign of life after which a half-written trace has no writer any more."""
 
+_ATTEMPTS = 5
+
 
 _SHARED = ("Model", "Component", "Input", "Label")
 
 _LEFT = "MATCH (t:GraphtraceLoading) WHERE t.heartbeat < timestamp() - $stale RETURN count(*)"
 
 _STALE = """
-MATCH (t:GraphtraceLoading) WHERE t.heartbeat < timestamp() - $stale
+MATCH (t:GraphtraceLoading)
+SET t.id = t.id
+WITH t WHERE t.heartbeat < timestamp() - $stale
 SET t:GraphtraceDeleted, t.owner = null
 REMOVE t:GraphtraceLoading
 """
+
+
+class _SharedGoneError(Exception):
+    """A model, input or component that a trace refers to was deleted meanwhile."""
 
 
 class ServerWriter:
@@ -56,7 +64,15 @@ class ServerWriter:
         self._untidy |= replace
 
         def add(trace: TraceColumns) -> int:
-            return self._add(trace, replace)
+            for _ in range(_ATTEMPTS):
+                try:
+                    return self._add(trace, replace)
+                except _SharedGoneError:
+                    self.share(batch)
+            raise StoreError(
+                f"the store {self.server.where} loses what trace {trace.id} refers to: another "
+                "process deletes from it; run the same command again when that is done"
+            )
 
         with ThreadPoolExecutor(self.writers) as pool:
             futures = [pool.submit(add, trace) for trace in trace_columns(batch)]
@@ -98,7 +114,7 @@ class ServerWriter:
         def work(transaction) -> int:
             if replace:
                 _hide(transaction, [trace.id])
-            return _count(transaction, "trace", params)
+            return _linked(transaction, "trace", params, trace)
 
         return self.server.write(work)
 
@@ -116,10 +132,10 @@ class ServerWriter:
         aside, start_text = ingest_statements("begin")
 
         def begin(transaction) -> bool:
-            if not replace and _exists(transaction, trace.id):
-                return False
             if _value(transaction.run(aside, who)):
                 self._untidy = True
+            if not replace and _exists(transaction, trace.id):
+                return False
             transaction.run(start_text, who).consume()
             return True
 
@@ -145,7 +161,7 @@ class ServerWriter:
                 transaction.run(aside, who).consume()
                 self._untidy = True
                 return 0
-            return _count(transaction, "complete", trace.facts | who) or None
+            return _linked(transaction, "complete", trace.facts | who, trace) or None
 
         return self.server.write(complete)
 
@@ -205,7 +221,9 @@ class ServerWriter:
         ):
             self.repeat(
                 f"MATCH (n:{label}:Graphtrace) WHERE NOT EXISTS {{ MATCH (n){pattern} }} "
-                "WITH n LIMIT $n DETACH DELETE n RETURN count(*) AS n"
+                f"WITH n LIMIT $n SET n.id = n.id "  # with the lock, look again
+                f"WITH n WHERE NOT EXISTS {{ MATCH (n){pattern} }} "
+                "DETACH DELETE n RETURN count(*) AS n"
             )
         self.repeat(
             "MATCH (n:Component:Graphtrace) WHERE NOT EXISTS { MATCH (m:Model {id: n.model}) } "
@@ -222,13 +240,23 @@ def _exists(transaction, trace: str) -> bool:
     return _value(transaction.run(text, {"id": trace})) > 0
 
 
+def _linked(transaction, name: str, params: dict[str, Any], trace: TraceColumns) -> int:
+    """As `_count`, where the trace must be linked to its model, input and components."""
+    n, links = _row(transaction, name, params)
+    if n and links != 2 + len(trace.facts["uses"]["component"]):
+        raise _SharedGoneError
+    return int(n)
+
+
 def _count(transaction, name: str, params: dict[str, Any]) -> int:
+    return int(_row(transaction, name, params)[0])
+
+
+def _row(transaction, name: str, params: dict[str, Any]) -> tuple:
+    """The one row of the one statement of a file."""
     (text,) = ingest_statements(name)
-    return _value(transaction.run(text, params))
+    return tuple(transaction.run(text, params).single(strict=True).values())
 
 
 def _value(result) -> int:
-    record = result.single()
-    if record is None:
-        raise QueryError("a statement of ingest/neo4j returned no row")
-    return int(record[0])
+    return int(result.single(strict=True)[0])

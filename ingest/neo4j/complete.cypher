@@ -25,4 +25,4 @@ CALL (t) {
   MATCH (c:Component {id: $uses.component[i]})
   CREATE (t)-[:USES {n: $uses.n[i], best_rank: $uses.best_rank[i], score: $uses.score[i]}]->(c)
 }
-RETURN count(*) AS n;
+RETURN count(*) AS n, sum(COUNT { (t)-[:OF_MODEL|OF_INPUT|USES]->() }) AS links;
