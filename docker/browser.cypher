@@ -22,9 +22,10 @@ MATCH (t:Trace {status: 'complete'})
 WITH t ORDER BY t.number DESC LIMIT 1
 MATCH (t)-[:OUTPUT]->(s:State)
 MATCH (b:State) (()-[x:RESIDUAL|MLP|ATTENTION WHERE x.rank < 500]->()){0,2} (s)
+WITH DISTINCT b
 MATCH path = (:State)-[r:RESIDUAL|MLP|ATTENTION]->(b)
 WHERE r.rank < 500
-RETURN DISTINCT path, r.rank AS rank
+RETURN path, r.rank AS rank
 ORDER BY rank
 LIMIT 150;
 

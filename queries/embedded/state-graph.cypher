@@ -7,8 +7,9 @@ MATCH (t:Trace {id: $trace})<-[:IN_TRACE]-(s:State {level: $level, position: $po
 WITH s, CASE WHEN $size < 0 THEN -$size ELSE floor($size * t.n_edges) END AS k
 MATCH (b:State)-[e:RESIDUAL|MLP|ATTENTION*0..2]->(s)
 WHERE coalesce(list_max(properties(rels(e), 'rank')), -1) < k
+WITH DISTINCT b, k
 MATCH path = (a:State)-[r:RESIDUAL|MLP|ATTENTION]->(b)
 WHERE r.rank < k
-RETURN DISTINCT path, r.rank AS rank
+RETURN path, r.rank AS rank
 ORDER BY rank
 LIMIT 150

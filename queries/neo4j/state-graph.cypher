@@ -6,8 +6,9 @@
 MATCH (t:Trace {id: $trace})<-[:IN_TRACE]-(s:State {level: $level, position: $position})
 WITH s, CASE WHEN $size < 0 THEN -$size ELSE floor($size * t.n_edges) END AS k
 MATCH (b:State) (()-[x:RESIDUAL|MLP|ATTENTION WHERE x.rank < k]->()){0,2} (s)
+WITH DISTINCT b, k
 MATCH path = (a:State)-[r:RESIDUAL|MLP|ATTENTION]->(b)
 WHERE r.rank < k
-RETURN DISTINCT path, r.rank AS rank
+RETURN path, r.rank AS rank
 ORDER BY rank
 LIMIT 150
