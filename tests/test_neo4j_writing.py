@@ -88,6 +88,8 @@ def test_a_long_trace_is_invisible_until_it_is_whole(empty, raw, tmp_path, monke
     original = neo4j_writer._row
 
     def spy(transaction, name, params):
+        if name in ("aside", "begin"):
+            return original(transaction, name, params)
         with open_store(empty) as beside:
             visible = beside.cypher("MATCH (t:Trace) RETURN count(t) AS n")["n"].tolist()
             states = beside.cypher("MATCH (s:State) RETURN count(s) AS n")["n"].tolist()
@@ -117,7 +119,7 @@ def test_an_interrupted_long_trace_is_begun_again(empty, raw, tmp_path, monkeypa
     original, calls = neo4j_writer._row, []
 
     def stop(transaction, name, params):
-        calls.append(name)
+        calls.extend([name] * (name not in ("aside", "begin")))
         if len(calls) > after:
             raise Stop
         return original(transaction, name, params)

@@ -86,7 +86,8 @@ class ServerWriter:
         return added
 
     def share(self, batch: GraphTables, refresh: bool = False) -> None:
-        """Add the models, components, inputs and labels that are not there. refresh: also put
+        """Add the models, components, inputs and labels that are not there, and put aside what
+        was left half-written of the batch's traces. refresh: also put
         right those that are, the first time that this writer meets them."""
         rows = shared_rows(batch)
         new = {
@@ -95,6 +96,7 @@ class ServerWriter:
         }
 
         def work(transaction) -> None:
+            self._put_aside(transaction, sorted(batch.nodes["Trace"]["id"].to_pylist()))
             for text in ingest_statements("shared"):
                 transaction.run(text, rows).consume()
             for text in ingest_statements("refresh") if refresh else ():
@@ -129,15 +131,12 @@ class ServerWriter:
     def _try_long(self, trace: TraceColumns, replace: bool) -> int | None:
         """1 where the trace was added, 0 where it is there, None where it was lost to another."""
         who = {"id": trace.id, "owner": uuid.uuid4().hex}
-        aside, start_text = ingest_statements("begin")
 
         def begin(transaction) -> bool:
-            if _value(transaction.run(aside, who)):
-                self._untidy = True
+            self._put_aside(transaction, [trace.id])
             if not replace and _exists(transaction, trace.id):
                 return False
-            transaction.run(start_text, who).consume()
-            return True
+            return _count(transaction, "begin", who) > 0
 
         def part(name: str, **params: Any) -> int:
             return self.server.write(lambda transaction: _count(transaction, name, params | who))
@@ -158,14 +157,17 @@ class ServerWriter:
             if replace:
                 _hide(transaction, [trace.id])
             elif _exists(transaction, trace.id):
-                transaction.run(aside, who).consume()
-                self._untidy = True
+                self._put_aside(transaction, [trace.id])
                 return 0
             return _linked(transaction, "complete", trace.facts | who, trace) or None
 
         return self.server.write(complete)
 
     # ---------------------------------------------------------------------------- removing
+
+    def _put_aside(self, transaction, ids: list[str]) -> None:
+        if _count(transaction, "aside", {"ids": ids}):
+            self._untidy = True
 
     def hide(self, traces: Iterable[str], at_a_time: int = 20) -> int:
         """Make traces invisible, some per transaction; how many there were. `sweep` then removes
