@@ -6,7 +6,7 @@ processes may write meanwhile. Needs no torch.
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtrace import schema
+from graphtrace.archive_columns import (
+    COUNT_COLUMNS,
+    POINT_COLUMNS,
+    TOKEN_COLUMNS,
+    counts_of,
+    points_of,
+    read_columns,
+    tokens_of,
+)
 from graphtrace.archive_files import (
     FAILED,
     PACKS,
@@ -178,6 +187,18 @@ class Archive:
         """
         return self._trace(trace).subgraph(size)
 
+    def curve_points(self, traces: Collection[str]) -> pd.DataFrame:
+        """See `selection.TraceSource`; reads no edges."""
+        return points_of(self._columns(traces, POINT_COLUMNS))
+
+    def trace_tokens(self, traces: Collection[str]) -> pd.DataFrame:
+        """See `selection.TraceSource`; reads no edges."""
+        return tokens_of(self._columns(traces, TOKEN_COLUMNS))
+
+    def component_counts(self, traces: Collection[str]) -> pd.DataFrame:
+        """See `selection.TraceSource`; reads no edges."""
+        return counts_of(self._columns(traces, COUNT_COLUMNS))
+
     def tables(self, ids: Iterable[str] | None = None, batch: int = 100) -> Iterator[pa.Table]:
         """`schema.TRACE` tables of up to `batch` traces, in the archive's order.
 
@@ -285,6 +306,37 @@ class Archive:
             except FileNotFoundError:
                 self._relocate()
         raise ArchiveError(f"the files of {self.folder} keep changing; try again")
+
+    def _columns(self, ids: Collection[str], columns: Collection[str]) -> list[pa.Table]:
+        """One-row tables of some columns, in the order of `ids`. Raises TraceNotFoundError."""
+        places = self._places()
+        for trace in ids:
+            if trace not in places:
+                raise TraceNotFoundError(f"no trace {trace!r} in {self.folder}")
+        for _ in range(_ATTEMPTS):
+            places = self._places()
+            try:
+                return self._columns_at([(trace, places[trace]) for trace in ids], columns)
+            except FileNotFoundError:
+                self._relocate()
+        raise ArchiveError(f"the files of {self.folder} keep changing; try again")
+
+    def _columns_at(
+        self, wanted: list[tuple[str, _Place]], columns: Collection[str]
+    ) -> list[pa.Table]:
+        found: dict[str, pa.Table] = {}
+        for name in {place.pack for _, place in wanted}:
+            here = sorted((place.group, trace) for trace, place in wanted if place.pack == name)
+            if name is None:
+                for _, trace in here:
+                    path = self._loose_path(trace)
+                    with parquet_errors(str(path)), path.open("rb") as file:
+                        found[trace] = read_columns(open_parquet(file, str(path)), columns)
+                continue
+            with parquet_errors(str(self.folder / PACKS / name)):
+                table = read_columns(self._pack(name), columns, [group for group, _ in here])
+                found |= {trace: table.slice(i, 1) for i, (_, trace) in enumerate(here)}
+        return [found[trace] for trace, _ in wanted]
 
     def _relocate(self) -> None:
         """Find the traces of this snapshot again after some went into a pack."""

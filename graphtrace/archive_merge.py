@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from graphtrace import schema
-from graphtrace.curve import curve_from_row, curve_kind
+from graphtrace.curve import KIND_FIELDS, curve_from_row, curve_kind
 
 _LATER = ("experts", "mlp_active_share")
 """Fields that a copy of an earlier format lacks."""
@@ -47,8 +47,5 @@ def _curves(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {"curves": list(found.values()), "component_counts": old["component_counts"]}
 
 
-_KIND_FIELDS = ("mode", "ablation", "ablate", "reference", "eval_dtype")
-
-
 def _kind(curve: dict[str, Any]) -> str:
-    return curve_kind(*(curve[name] for name in _KIND_FIELDS))
+    return curve_kind(*(curve[name] for name in KIND_FIELDS))

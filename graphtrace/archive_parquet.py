@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtrace import schema
-from graphtrace.curve import curve_kind
+from graphtrace.curve import KIND_FIELDS, curve_kind
 from graphtrace.errors import ArchiveDamagedError, ArchiveError
 from graphtrace.layout import EdgeColumns
 from graphtrace.traces import content_hash
@@ -211,16 +211,13 @@ def current(table: pa.Table) -> pa.Table:
     return pa.Table.from_arrays([found[name] for name in schema.TRACE.names], schema=schema.TRACE)
 
 
-_KIND_PARTS = ("mode", "ablation", "ablate", "reference", "eval_dtype")
-
-
 def read_metadata(file: pq.ParquetFile, names: Collection[str]) -> pa.Table:
     """Some columns of all rows, without reading more; null for what an earlier format lacks.
 
     names: columns of `schema.TRACE`; in place of `curves` comes the list of their kinds
     (`Curve.kind`), first curve first.
     """
-    leaves = [f"curves.list.element.{part}" for part in _KIND_PARTS] if "curves" in names else []
+    leaves = [f"curves.list.element.{part}" for part in KIND_FIELDS] if "curves" in names else []
     wanted = [*(name for name in names if name != "curves"), *leaves]
     table = file.read(columns=wanted, use_threads=False).combine_chunks()
     columns = {}

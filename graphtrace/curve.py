@@ -4,6 +4,7 @@ One trace has a curve per kind of evaluation. Two kinds are never pooled.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -150,3 +151,49 @@ def curve_from_row(row: dict[str, Any], n_edges: int) -> Curve:
         if values[key] is not None:
             values[key] = np.asarray(values[key], dtype)
     return Curve(n_edges=n_edges, **values)
+
+
+POINT_MEASURES = ("tv", "kl", "top1", "nucleus", "p_predicted", "p_target", "logit_diff")
+"""Measures of a curve's points, as columns of `points_frame`."""
+
+KIND_FIELDS = ("mode", "ablation", "ablate", "reference", "eval_dtype")
+"""What `curve_kind` is made of."""
+
+POINT_COLUMNS = ("trace", "curve", "kind", "grid", "size", "n_edges", *POINT_MEASURES)
+"""Columns of `points_frame`."""
+
+
+def points_frame(traces: Iterable[tuple[str, int, Iterable[Mapping[str, Any]]]]) -> pd.DataFrame:
+    """One row per point of every curve, as sources return them: `POINT_COLUMNS`.
+
+    traces: (id, |E|, entries of the archive's `curves`). trace: id; curve: int64, 0 for the first;
+    kind: `curve_kind`; grid: the size asked for; size: n_edges / |E|; n_edges: int64, edges kept;
+    the measures are float64, NaN where a curve has none, top1 bool, nucleus int64.
+    """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in POINT_COLUMNS}
+    for trace, n_edges, curves in traces:
+        for number, curve in enumerate(curves):
+            k = np.asarray(curve["k"], np.int64)
+            kind = curve_kind(**{name: curve[name] for name in KIND_FIELDS})
+            parts["trace"].append(np.full(len(k), trace, object))
+            parts["curve"].append(np.full(len(k), number, np.int64))
+            parts["kind"].append(np.full(len(k), kind, object))
+            parts["grid"].append(np.asarray(curve["grid"], np.float64))
+            parts["size"].append(k / n_edges)
+            parts["n_edges"].append(k)
+            for name in POINT_MEASURES:
+                values, dtype = curve[name], _POINT_TYPES.get(name, np.float64)
+                missing = np.full(len(k), np.nan)
+                parts[name].append(missing if values is None else np.asarray(values, dtype))
+    types = {"trace": object, "kind": object, "curve": np.int64, "n_edges": np.int64}
+    return pd.DataFrame(
+        {
+            name: np.concatenate(found)
+            if found
+            else np.zeros(0, types.get(name, _POINT_TYPES.get(name, np.float64)))
+            for name, found in parts.items()
+        }
+    )
+
+
+_POINT_TYPES: dict[str, Any] = {"top1": bool, "nucleus": np.int64}

@@ -4,15 +4,14 @@
 `read_keywords` makes options of them, and `takes_keywords` shows them in a function's signature.
 """
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypedDict
 
 from graphtrace.errors import OptionError
 from graphtrace.evaluation import Evaluation, check_sizes
+from graphtrace.keywords import check_keywords, shows_keywords
 from graphtrace.masks import NO_EDGE
 from graphtrace.models import TracedModel
 from graphtrace.positions import LAST_POSITION, Positions, parse_positions
@@ -198,11 +197,7 @@ def read_keywords(given: Mapping[str, Any]) -> Asked:
 
     Raises OptionError, for a keyword that there is not naming the closest; ModelError.
     """
-    for name in given:
-        if name not in KEYWORDS:
-            near = difflib.get_close_matches(name, KEYWORDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KEYWORDS)}"
-            raise OptionError(f"there is no keyword {name!r}; {hint}")
+    check_keywords(given, KEYWORDS)
     want: Any = {**KEYWORDS, **given}
     evaluation, more = _evaluations(want)
     return Asked(
@@ -238,21 +233,5 @@ def _evaluations(want: Mapping[str, Any]) -> tuple[Evaluation, tuple[Evaluation,
     return first, more
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def takes_keywords(function: Function) -> Function:
-    """Show TraceKeywords and their defaults in the signature and docstring of a function that takes
-    them as `**keywords`, so that help() and notebooks list them."""
-    signature, types = inspect.signature(function), get_type_hints(TraceKeywords)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shared = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name]
-        )
-        for name, default in KEYWORDS.items()
-    ]
-    vars(function)["__signature__"] = signature.replace(parameters=[*own, *shared])
-    shown = inspect.getdoc(TraceKeywords) or ""
-    function.__doc__ = f"{inspect.getdoc(function)}\n\nTraceKeywords: {shown}"
-    return function
+takes_keywords = shows_keywords(TraceKeywords, KEYWORDS)
+"""Show TraceKeywords in the signature and docstring of a function that takes them."""

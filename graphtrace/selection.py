@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 import pandas as pd
@@ -35,6 +35,22 @@ class TraceSource(Protocol):
 
     def subgraph(self, trace: str, size: Size | float | str = 1.0) -> SubGraph:
         """The trace (by id) of the given size. Raises TraceNotFoundError, SizeError."""
+        ...
+
+    def curve_points(self, traces: Collection[str]) -> pd.DataFrame:
+        """Every point of every curve of these traces (ids): `curve.POINT_COLUMNS`, traces in the
+        order given, the first curve first, points by size."""
+        ...
+
+    def trace_tokens(self, traces: Collection[str]) -> pd.DataFrame:
+        """One row per trace (ids, in the order given): trace, token_ids, tokens, special (lists
+        over the whole text), predicted_id."""
+        ...
+
+    def component_counts(self, traces: Collection[str]) -> pd.DataFrame:
+        """One row per trace and point of its first curve: trace, n_edges (the edges kept), counts
+        (int64 array, one number per component of the model in the order of `schema.components`).
+        Traces for which the source does not know them are left out."""
         ...
 
 

@@ -40,6 +40,15 @@ class SubGraph:
         keep = slice(0, int(np.searchsorted(self.rank, k)))
         return replace(self, edges=self.edges.take(keep), rank=self.rank[keep])
 
+    def without_special(self) -> "SubGraph":
+        """The sub-graph without the edges that touch a special token (BOS, template tokens); ranks
+        stay what they are."""
+        special = np.asarray(self.special, bool)
+        if not special.any():
+            return self
+        keep = np.flatnonzero(~(special[self.edges.source] | special[self.edges.target]))
+        return replace(self, edges=self.edges.take(keep), rank=self.rank[keep])
+
     @cached_property
     def source_node(self) -> np.ndarray:
         """int64 node id (level * n_tokens + position) of every edge's source."""

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from builders import model_info, synthetic_trace
 
+from graphtrace.curve import curve_row, points_frame
 from graphtrace.layout import EdgeColumns, GraphLayout
 from graphtrace.schema import TRACES_COLUMNS
 from graphtrace.subgraph import SubGraph
@@ -65,6 +66,34 @@ class MemorySource:
 
     def subgraph(self, trace: str, size=1.0) -> SubGraph:
         return self.held[trace].subgraph(size)
+
+    def curve_points(self, traces) -> pd.DataFrame:
+        held = [self.held[trace] for trace in traces]
+        return points_frame((t.id, t.n_edges, map(curve_row, t.curves)) for t in held)
+
+    def trace_tokens(self, traces) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {
+                    "trace": trace,
+                    "token_ids": self.held[trace].token_ids.tolist(),
+                    "tokens": self.held[trace].tokens,
+                    "special": self.held[trace].special.tolist(),
+                    "predicted_id": self.held[trace].predicted_id,
+                }
+                for trace in traces
+            ]
+        )
+
+    def component_counts(self, traces) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {"trace": t.id, "n_edges": int(k), "counts": counts}
+                for t in (self.held[trace] for trace in traces)
+                for k, counts in zip(t.curve.k, t.component_counts, strict=True)
+            ],
+            columns=["trace", "n_edges", "counts"],
+        )
 
 
 def study(n_inputs=6, models=("toy",), groups=("clean", "corrupt"), parallel=False, n=5):

@@ -62,17 +62,17 @@ def same(text, frame):
 def test_commands_print_what_the_library_returns(archive):
     with open_archive(archive) as source:
         frames = {
-            ("centrality",): centrality(source, "k:25", ["a"], None, ["group=clean"]),
+            ("centrality",): centrality(source, "k:25", models=["a"], where=["group=clean"]),
             ("centrality", "--level", "node"): centrality(
-                source, "k:25", ["a"], None, ["group=clean"], level="node"
+                source, "k:25", models=["a"], where=["group=clean"], level="node"
             ),
-            ("modularity",): modularity(source, "k:25", ["a"], None, ["group=clean"]),
+            ("modularity",): modularity(source, "k:25", models=["a"], where=["group=clean"]),
             ("modularity", "--resolution", "0.5", "--resolution", "2"): modularity(
-                source, "k:25", ["a"], None, ["group=clean"], resolutions=[0.5, 2]
+                source, "k:25", models=["a"], where=["group=clean"], resolutions=[0.5, 2]
             ),
             **{
                 ("core-stability", "--table", name): getattr(
-                    core_stability(source, "k:25", ["a"], None, ["group=clean"]), name
+                    core_stability(source, "k:25", models=["a"], where=["group=clean"]), name
                 )
                 for name in ("summary", "components", "lorenz")
             },

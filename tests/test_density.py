@@ -179,14 +179,14 @@ def test_models_are_apart_and_traces_are_chosen():
     found = density(source)
     assert found["model"].tolist() == [f"{x}@0123456789ab" for x in "ab" for _ in MEASURES]
     pd.testing.assert_frame_equal(
-        density(source, ["b"]), found.iloc[5:].reset_index(drop=True), check_exact=True
+        density(source, models=["b"]), found.iloc[5:].reset_index(drop=True), check_exact=True
     )
-    part = density(source, ["a"], where=["group=b"])
+    part = density(source, models=["a"], where=["group=b"])
     expected = [t.density for t in traces[:8] if t.input.labels["group"] == "b"]
     assert part["n"].tolist() == [4] * 5
     assert part["mean"][0] == pytest.approx(np.mean(expected))
     with pytest.raises(OptionError, match="no trace of model 'c'"):
-        density(source, ["c"])
+        density(source, models=["c"])
 
 
 def test_groups_are_measured_apart():
@@ -196,7 +196,7 @@ def test_groups_are_measured_apart():
     for group in "ab":
         for model in ("toy", "b"):
             own = found[(found["group"] == group) & (found["model"] == f"{model}@0123456789ab")]
-            expected = density(source, [model], where=[f"group={group}"])
+            expected = density(source, models=[model], where=[f"group={group}"])
             pd.testing.assert_frame_equal(
                 own.drop(columns="group").reset_index(drop=True), expected, check_exact=True
             )

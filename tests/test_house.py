@@ -18,7 +18,16 @@ PACKAGE = ROOT / "graphtrace"
 
 # Lower rooms first. A module imports from its own room or from those before it.
 ROOMS = [
-    {"errors", "schema", "progress", "cypher_files", "files", "read_only", "read_ahead"},
+    {
+        "errors",
+        "schema",
+        "progress",
+        "cypher_files",
+        "files",
+        "read_only",
+        "read_ahead",
+        "keywords",
+    },
     {"layout", "sizes", "memory", "precision", "component_names"},
     {"subgraph", "curve"},
     {"edge_sets"},
@@ -36,6 +45,7 @@ ROOMS = [
         "archive_files",
         "archive_parquet",
         "archive_frame",
+        "archive_columns",
     },
     {"archive", "archive_verify", "archive_write", "archive_pack", "archive_merge"},
     {"models", "stores", "ingestion", "analysis"},

@@ -236,8 +236,8 @@ def test_the_same_again_takes_its_own_place(url):
 def test_other_traces_are_another_run(url):
     _, first = save(url, "centrality", size=SIZE)
     with open_store(url, read_only=False) as store:
-        table = centrality(store, SIZE, ["toy"])
-        second = save_analysis(store, "centrality", table, SIZE, ["toy"])
+        table = centrality(store, SIZE, models=["toy"])
+        second = save_analysis(store, "centrality", table, SIZE, models=["toy"])
     assert first.id != second.id
     assert json.loads(second.properties["parameters"])["models"] == ["toy"]
     with open_store(url) as store:
@@ -248,7 +248,7 @@ def test_rows_of_traces_that_were_left_out_are_an_error(url):
     with open_store(url, read_only=False) as store:
         table = modularity(store, SIZE)
         with pytest.raises(OptionError, match="leave out"):
-            save_analysis(store, "modularity", table, SIZE, ["toy"])
+            save_analysis(store, "modularity", table, SIZE, models=["toy"])
         assert len(list_runs(store)) == 0
 
 

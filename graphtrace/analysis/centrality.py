@@ -24,14 +24,23 @@ inputs, never over edges: the edges of one input are not independent.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
 
 from graphtrace import schema
 from graphtrace.analysis.flow import path_flow
-from graphtrace.analysis.reading import chosen_traces, group_columns, group_order, subgraphs
+from graphtrace.analysis.passes import N_EDGES, Measure, measured
+from graphtrace.analysis.reading import (
+    Selection,
+    chosen_traces,
+    groups_of,
+    labelled,
+    read_selection,
+    subgraphs,
+    takes_selection,
+)
 from graphtrace.analysis.stats import bootstrap_mean
 from graphtrace.analysis.weights import Links, edge_weights, link_graph, merge_parallel
 from graphtrace.errors import OptionError
@@ -148,22 +157,19 @@ def component_columns(n_layers: int, n_heads: int, parallel: bool) -> pd.DataFra
     )
 
 
+@takes_selection
 def centrality(
     source: TraceSource,
     size: Size | float | str = 0.001,
-    models: list[str] | None = None,
-    settings: str | None = None,
-    where: list[str] | None = None,
-    by: list[str] | None = None,
+    *,
     level: Literal["component", "node"] = "component",
     draws: int = 1000,
     seed: int = 0,
+    workers: int = 1,
     progress: bool = False,
+    **selection: Unpack[Selection],
 ) -> pd.DataFrame:
     """Centrality over the traces of a source, at one size.
-
-    models, settings, where: which traces (`selection.select_traces`). by: label keys; every
-    combination of their values is a group of its own, with one column per key.
 
     level="component": one row per model, group and component that at least one trace uses, best
     path flow first: model, the keys of `by`, component, kind, layer, head, n_inputs, n_traces,
@@ -176,61 +182,57 @@ def centrality(
     (the input's name), then the columns of `node_centrality`. Nothing is averaged, since states
     of different texts do not correspond.
 
-    progress: show on stderr how far it is. Warns ShortTraceWarning once where traces are too small
-    for one path. Raises OptionError, SizeError.
+    workers, progress: see `passes.measured`. Warns ShortTraceWarning once where traces are too
+    small for one path. Raises OptionError, SizeError.
     """
     if level not in ("component", "node"):
         raise OptionError(f"level {level!r} is neither 'component' nor 'node'")
     taken = _NODE_COLUMNS if level == "node" else _COMPONENT_COLUMNS
-    traces = chosen_traces(source, models, settings, where, by, taken)
-    keys = group_columns(traces)
+    traces = chosen_traces(source, selection, taken)
+    special = read_selection(selection)["exclude_special"]
     if level == "node":
-        return _node_rows(source, traces, keys, size, progress)
-    seen: dict[tuple, _Group] = {}
-    for row, subgraph in subgraphs(source, traces, size, progress):
-        layout = subgraph.layout
-        key = (row["model"], *(row[column] for column in keys))
-        group = seen.setdefault(key, _Group(layout.n_layers, layout.n_heads, layout.parallel))
-        group.add(row["input"], len(subgraph), component_values(subgraph))
-    names = ["model", *(column.removeprefix("by:") for column in keys)]
-    frames = [
-        _label(seen[key].table(draws, seed), names, key) for key in sorted(seen, key=group_order)
-    ]
+        return _node_rows(source, traces, size, progress, special)
+    passed = measured(source, traces, size, COMPONENT_MEASURE, special, workers, progress)
+    values = {row["id"]: found for row, found in passed}
+    frames = []
+    for labels, own in groups_of(traces):
+        frame = _table(own, [values[trace] for trace in own["id"]], draws, seed)
+        frames.append(labelled(frame, labels))
     return pd.concat(frames, ignore_index=True)
 
 
-class _Group:
-    """Component values of one model (and label), input by input."""
+def _values_of(subgraph: SubGraph) -> dict[str, np.ndarray]:
+    layout = subgraph.layout
+    shape = np.array([layout.n_layers, layout.n_heads, layout.parallel], np.int64)
+    return {**component_values(subgraph)._asdict(), "shape": shape}
 
-    def __init__(self, n_layers: int, n_heads: int, parallel: bool):
-        self.columns = component_columns(n_layers, n_heads, parallel)
-        self.inputs: list[str] = []
-        self.sizes: list[int] = []
-        self.values: list[ComponentValues] = []
 
-    def add(self, input_: str, n_edges: int, values: ComponentValues) -> None:
-        self.inputs.append(input_)
-        self.sizes.append(n_edges)
-        self.values.append(values)
+COMPONENT_MEASURE = Measure("component centrality", 1, _values_of)
+"""`component_values`, and the model's shape: layers, heads, parallel."""
 
-    def table(self, draws: int, seed: int) -> pd.DataFrame:
-        n_edges = per_input(self.inputs, np.stack([v.n_edges for v in self.values]))
-        present = per_input(self.inputs, np.stack([v.n_edges > 0 for v in self.values]))
-        columns: dict[str, Any] = {
-            "n_inputs": len(n_edges),
-            "n_traces": len(self.inputs),
-            "trace_edges": float(np.mean(self.sizes)),
-            "n_edges": n_edges.mean(0),
-            "presence": present.mean(0),
-        }
-        for name in COMPONENT_MEASURES:
-            values = per_input(self.inputs, np.stack([getattr(v, name) for v in self.values]))
-            interval = bootstrap_mean(values, draws, seed)
-            columns[name] = values.mean(0)
-            columns[f"{name}_low"], columns[f"{name}_high"] = interval
-        frame = self.columns.assign(**columns)
-        used = frame.loc[frame["presence"] > 0]
-        return used.sort_values(by="path_flow", ascending=False, kind="stable", ignore_index=True)
+
+def _table(
+    traces: pd.DataFrame, values: list[dict[str, np.ndarray]], draws: int, seed: int
+) -> pd.DataFrame:
+    inputs = traces["input"].tolist()
+    n_edges = per_input(inputs, np.stack([v["n_edges"] for v in values]))
+    present = per_input(inputs, np.stack([v["n_edges"] > 0 for v in values]))
+    columns: dict[str, Any] = {
+        "n_inputs": len(n_edges),
+        "n_traces": len(inputs),
+        "trace_edges": float(np.mean([v[N_EDGES][0] for v in values])),
+        "n_edges": n_edges.mean(0),
+        "presence": present.mean(0),
+    }
+    for name in COMPONENT_MEASURES:
+        of_inputs = per_input(inputs, np.stack([v[name] for v in values]))
+        interval = bootstrap_mean(of_inputs, draws, seed)
+        columns[name] = of_inputs.mean(0)
+        columns[f"{name}_low"], columns[f"{name}_high"] = interval
+    n_layers, n_heads, parallel = (int(x) for x in values[0]["shape"])
+    frame = component_columns(n_layers, n_heads, bool(parallel)).assign(**columns)
+    used = frame.loc[frame["presence"] > 0]
+    return used.sort_values(by="path_flow", ascending=False, kind="stable", ignore_index=True)
 
 
 def per_input(inputs: Sequence[str], values: np.ndarray) -> np.ndarray:
@@ -242,18 +244,10 @@ def per_input(inputs: Sequence[str], values: np.ndarray) -> np.ndarray:
     return total / np.bincount(codes)[:, None]
 
 
-def _label(frame: pd.DataFrame, names: list[str], key: tuple) -> pd.DataFrame:
-    for place, (name, value) in enumerate(zip(names, key, strict=True)):
-        if name not in frame.columns:
-            frame.insert(place, name, value)
-    return frame
-
-
-def _node_rows(source, traces, keys, size, progress) -> pd.DataFrame:
-    names = ["model", *(column.removeprefix("by:") for column in keys), "trace", "input"]
-    columns = ["model", *keys, "id", "name"]
-    frames = [
-        _label(node_centrality(subgraph), names, tuple(row[column] for column in columns))
-        for row, subgraph in subgraphs(source, traces, size, progress)
-    ]
+def _node_rows(source, traces, size, progress, exclude_special) -> pd.DataFrame:
+    labels = {row["id"]: own for own, rows in groups_of(traces) for row in rows.to_dict("records")}
+    frames = []
+    for row, subgraph in subgraphs(source, traces, size, progress, exclude_special):
+        about = labels[row["id"]] | {"trace": row["id"], "input": row["name"]}
+        frames.append(labelled(node_centrality(subgraph), about))
     return pd.concat(frames, ignore_index=True)

@@ -20,7 +20,7 @@ with as many components in every layer, too, tell a circuit from its depth (`Cha
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,14 @@ from graphtrace.analysis.component_order import (
     Order,
     component_orders,
 )
-from graphtrace.analysis.reading import chosen_traces, group_columns, group_order
+from graphtrace.analysis.reading import (
+    Selection,
+    chosen_traces,
+    group_columns,
+    group_order,
+    read_selection,
+    takes_selection,
+)
 from graphtrace.analysis.recovery import (
     auroc,
     kind_ranks,
@@ -69,28 +76,26 @@ class CircuitRecovery(NamedTuple):
     components: pd.DataFrame
 
 
+@takes_selection
 def circuit(
     source: TraceSource,
     reference: Any,
     sizes: Sequence[Size | float | str] | None = None,
-    models: list[str] | None = None,
-    settings: str | None = None,
-    where: list[str] | None = None,
-    by: list[str] | None = None,
+    *,
     order: Order = "best-rank",
     chance: Chance = "kind",
     draws: int = 1000,
     seed: int = 0,
     progress: bool = False,
+    **selection: Unpack[Selection],
 ) -> CircuitRecovery:
     """Compare the traces of a source with a reference circuit, at several sizes.
 
     reference: a JSON file or the lists and dicts in it, see `analysis.reference`. Where it has
     several tasks, the first key of `by` names them: the circuit of a group of traces is that of
     the task with the group's value. sizes: by default those of the paper's grid, and 1, at which
-    every trace has an edge and the source keeps them all. models, settings, where, by: as in
-    `centrality`. order: see `Order`. chance: see `Chance`. Three tables; every row begins with
-    model and the keys of `by`:
+    every trace has an edge and the source keeps them all. order: see `Order`. chance: see
+    `Chance`. Three tables; every row begins with model and the keys of `by`:
 
     summary     one row per size: size (as asked for), trace_share (mean share of all edges),
                 trace_edges (their mean number), n_inputs, n_traces, n_reference (components of the
@@ -115,7 +120,8 @@ def circuit(
     if chance not in get_args(Chance):
         raise OptionError(f"chance {chance!r} is none of {', '.join(get_args(Chance))}")
     known = read_reference(reference)
-    traces = chosen_traces(source, models, settings, where, by, _COLUMNS)
+    traces = chosen_traces(source, selection, _COLUMNS)
+    by, special = (read_selection(selection)[key] for key in ("by", "exclude_special"))
     tasks = _tasks(source, known, traces, by)
     shapes = _shapes(source, traces)
     circuits = {
@@ -132,7 +138,7 @@ def circuit(
     n_traces = Counter((key, row["input"]) for key, row in zip(group_of, rows, strict=True))
     n_inputs = Counter(key for key, _ in n_traces)
     with show_progress("traces", len(rows), "traces", shown=progress) as advance:
-        orders = component_orders(source, rows, shapes, asked, order)
+        orders = component_orders(source, rows, shapes, asked, order, special)
         for row, key, task, found in zip(rows, group_of, tasks, orders, strict=True):
             if key not in groups:
                 circuit_ = circuits[row["model"], task]

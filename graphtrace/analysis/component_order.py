@@ -44,16 +44,19 @@ def component_orders(
     shapes: Mapping[str, Shape],
     sizes: list[Size],
     order: str = "best-rank",
+    exclude_special: bool = False,
 ) -> Iterator[ComponentOrder]:
     """What every trace of `rows` (of `traces()`) uses, one after the other.
 
     shapes: by model id. The first two orders need no edges where the source is a store that keeps
-    as many as the largest size needs. Raises SizeError where the source has too few edges.
+    as many as the largest size needs. exclude_special: without edges that touch special tokens.
+    Raises SizeError where the source has too few edges.
     """
     stored = (
         hasattr(source, "component_uses")
         and order in _FIRST_EDGES
         and all(size.rule != "tv" for size in sizes)
+        and not exclude_special
     )
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]
@@ -73,7 +76,7 @@ def component_orders(
         for row in part:
             shape = shapes[row["model"]]
             if row["id"] not in k_of:
-                yield _from_edges(source, row, shape, sizes, order)
+                yield _from_edges(source, row, shape, sizes, order, exclude_special)
                 continue
             names = [name for name, *_ in schema.components(*shape)]
             ranks = by_trace.get(row["id"], {})
@@ -93,7 +96,12 @@ def _by_rank(best_N: np.ndarray, k_S: np.ndarray, order: str) -> np.ndarray:
 
 
 def _from_edges(
-    source: Any, row: Mapping[str, Any], shape: Shape, sizes: list[Size], order: str
+    source: Any,
+    row: Mapping[str, Any],
+    shape: Shape,
+    sizes: list[Size],
+    order: str,
+    exclude_special: bool,
 ) -> ComponentOrder:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ShortTraceWarning)
@@ -106,7 +114,10 @@ def _from_edges(
         [len(by_quality[s]) if s in by_quality else k for s, k in zip(sizes, known, strict=True)],
         np.int64,
     )
+    if exclude_special:
+        largest = largest.without_special()
     of_E = largest.component_index
+    ends_S = np.searchsorted(largest.rank, k_S)
     n_components = len(schema.components(*shape))
     best_N = np.full(n_components, NEVER)
     used, first = np.unique(of_E, return_index=True)
@@ -116,8 +127,8 @@ def _from_edges(
     weight_E = None if order == "edges" else np.asarray(largest.edges.score, np.float64)
     total_SN = np.stack(
         [
-            np.bincount(of_E[:k], None if weight_E is None else weight_E[:k], n_components)
-            for k in k_S
+            np.bincount(of_E[:end], None if weight_E is None else weight_E[:end], n_components)
+            for end in ends_S
         ]
     ).astype(np.float64)
     return ComponentOrder(best_N, k_S, np.where(best_N < k_S[:, None], total_SN, -np.inf))

@@ -15,7 +15,7 @@ inputs are the unit: Phi's variance adds up influence within an input before squ
 trace per input that is the authors' formula), and Wilson intervals count inputs.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,20 @@ from scipy.special import gammaln
 
 from graphtrace import schema
 from graphtrace.analysis.centrality import component_columns, per_input
-from graphtrace.analysis.reading import chosen_traces, group_columns, group_order, subgraphs
+from graphtrace.analysis.passes import Measure, measured
+from graphtrace.analysis.reading import (
+    Selection,
+    chosen_traces,
+    group_columns,
+    group_order,
+    labelled,
+    read_selection,
+    takes_selection,
+)
 from graphtrace.analysis.stats import Z95, gini, lorenz, wilson
 from graphtrace.selection import TraceSource
 from graphtrace.sizes import Size
+from graphtrace.subgraph import SubGraph
 
 ALL_MODELS = "all models"
 _COLUMNS = (
@@ -148,21 +158,20 @@ def overlap(present: np.ndarray, inputs: np.ndarray) -> Overlap:
     return Overlap(*np.divide(sums, total, out=np.full(3, np.nan), where=total > 0).tolist())
 
 
+@takes_selection
 def core_stability(
     source: TraceSource,
     size: Size | float | str = 0.001,
-    models: list[str] | None = None,
-    settings: str | None = None,
-    where: list[str] | None = None,
-    by: list[str] | None = None,
+    *,
+    workers: int = 1,
     progress: bool = False,
+    **selection: Unpack[Selection],
 ) -> CoreStability:
     """Core stability over the traces of a source, at one size.
 
-    models, settings, where, by as in `centrality`. Where at least two models of the same shape
-    (layers, heads, kind of block) are there, a further model `all models` takes their traces
-    together, components matched by (kind, layer, head). Three tables, one block of rows per model
-    and group (columns model and the keys of `by`):
+    Where at least two models of the same shape (layers, heads, kind of block) are there, a further
+    model `all models` takes their traces together, components matched by (kind, layer, head). Three
+    tables, one block of rows per model and group (columns model and the keys of `by`):
 
     summary     one row: n_inputs, n_traces, trace_edges (mean number of edges at this size),
                 n_components (of the model), core_size (mean number of components in a core),
@@ -175,21 +184,21 @@ def core_stability(
     lorenz      components, share: what the best so many components (as a share of all) hold of
                 the edges
 
-    progress: show it on stderr. Warns ShortTraceWarning once; raises OptionError, SizeError.
+    workers, progress: see `passes.measured`. Warns ShortTraceWarning once; raises OptionError,
+    SizeError.
     """
-    traces = chosen_traces(source, models, settings, where, by, _COLUMNS)
+    traces = chosen_traces(source, selection, _COLUMNS)
+    special = read_selection(selection)["exclude_special"]
     keys = group_columns(traces)
     rows = []
-    for row, subgraph in subgraphs(source, traces, size, progress):
-        layout = subgraph.layout
-        n_components = len(schema.components(layout.n_layers, layout.n_heads, layout.parallel))
+    for row, found in measured(source, traces, size, CORE_MEASURE, special, workers, progress):
         rows.append(
             {
                 "group": tuple(row[key] for key in keys),
                 "model": row["model"],
                 "input": row["input"],
-                "shape": (layout.n_layers, layout.n_heads, layout.parallel),
-                "counts": np.bincount(subgraph.component_index, minlength=n_components),
+                "shape": tuple(found["shape"].tolist()),
+                "counts": found["counts"],
             }
         )
     table = pd.DataFrame(rows)
@@ -203,10 +212,23 @@ def core_stability(
         for model, block in blocks:
             labels = dict(zip(names, (model, *group), strict=False))
             labels["model"] = model  # a key of `by` may be the model itself
-            tables.append([_labelled(frame, labels) for frame in _block(block)])
+            tables.append([labelled(frame, labels) for frame in _block(block)])
     return CoreStability(
         *(pd.concat(frames, ignore_index=True) for frames in zip(*tables, strict=True))
     )
+
+
+def _counts_of(subgraph: SubGraph) -> dict[str, np.ndarray]:
+    layout = subgraph.layout
+    n_components = len(schema.components(layout.n_layers, layout.n_heads, layout.parallel))
+    return {
+        "counts": np.bincount(subgraph.component_index, minlength=n_components),
+        "shape": np.array([layout.n_layers, layout.n_heads, layout.parallel], np.int64),
+    }
+
+
+CORE_MEASURE = Measure("component counts", 1, _counts_of)
+"""Edges of every component (int64 [components]), and the model's shape: layers, heads, parallel."""
 
 
 def _block(block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -244,9 +266,3 @@ def _block(block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFram
     )
     curve = {"components": np.arange(n_components + 1) / n_components, "share": held}
     return pd.DataFrame([summary]), components, pd.DataFrame(curve)
-
-
-def _labelled(frame: pd.DataFrame, labels: dict[str, Any]) -> pd.DataFrame:
-    return pd.concat(
-        [pd.DataFrame({k: [v] * len(frame) for k, v in labels.items()}), frame], axis=1
-    )

@@ -12,13 +12,13 @@ last one looks at the activations alone. Longer contexts have more edges, so eve
 with the context length held constant too.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
 from graphtrace.analysis.centrality import per_input
-from graphtrace.analysis.reading import chosen_traces, group_columns, group_order
+from graphtrace.analysis.reading import Selection, chosen_traces, groups_of, takes_selection
 from graphtrace.analysis.stats import bootstrap_mean, bootstrap_rank_correlation, rank_correlation
 from graphtrace.selection import TraceSource, check_curves
 
@@ -31,23 +31,21 @@ MEASURES = (
 )
 
 
+@takes_selection
 def density(
     source: TraceSource,
-    models: list[str] | None = None,
-    settings: str | None = None,
-    where: list[str] | None = None,
-    by: list[str] | None = None,
+    *,
     draws: int = 1000,
     seed: int = 0,
+    **selection: Unpack[Selection],
 ) -> pd.DataFrame:
     """Density and its alternatives over the traces of a source, and how far they agree.
 
-    models, settings, where, by: as in `centrality`. One row per model, group and measure
-    (`MEASURES`): model, the keys of `by`, measure, n (inputs that have a value), mean, mean_low,
-    mean_high, sd (with n - 1), rho (Spearman's, between the measure and `density_normalised`),
-    rho_low, rho_high, partial_rho (the same with the context length held constant),
-    partial_rho_low, partial_rho_high. Intervals are 95 % percentile bootstraps over inputs
-    (`draws` draws, `seed`); several traces of one input are averaged first.
+    One row per model, group and measure (`MEASURES`): model, the keys of `by`, measure, n (inputs
+    that have a value), mean, mean_low, mean_high, sd (with n - 1), rho (Spearman's, between the
+    measure and `density_normalised`), rho_low, rho_high, partial_rho (the same with the context
+    length held constant), partial_rho_low, partial_rho_high. Intervals are 95 % percentile
+    bootstraps over inputs (`draws` draws, `seed`); several traces of one input are averaged first.
 
     A measure that no trace has (mlp_active_share where the activations cannot be seen, or in
     archives of format 1) has n = 0 and NaN elsewhere. Also NaN: sd and intervals with one input,
@@ -56,21 +54,15 @@ def density(
 
     Raises OptionError where nothing matches, or where settings or kinds of first curves are mixed.
     """
-    traces = chosen_traces(
-        source, models, settings, where, by, ("measure", "n", "mean", "sd", "rho")
-    )
+    traces = chosen_traces(source, selection, ("measure", "n", "mean", "sd", "rho"))
     check_curves(traces)
     values = traces.assign(mass90_share=traces["mass90_edges"] / traces["n_edges"])
-    keys = ["model", *group_columns(traces)]
     rows: list[dict[str, Any]] = []
-    groups: Any = values.groupby(keys, sort=True)
-    for group, own in sorted(groups, key=lambda part: group_order(part[0])):
-        named = dict(zip([key.removeprefix("by:") for key in keys], group, strict=True))
-        named["model"] = group[0]  # a key of `by` may be the model itself
+    for labels, own in groups_of(values):
         for measure in MEASURES:
             summary = _summary(_inputs(own, [measure]), draws, seed)
             agreement = _agreement(_inputs(own, [measure, *_AGAINST]), draws, seed)
-            rows.append(named | {"measure": measure} | summary | agreement)
+            rows.append(labels | {"measure": measure} | summary | agreement)
     return pd.DataFrame(rows)
 
 

@@ -12,12 +12,19 @@ corrected for chance, so each comes beside its mean over shuffled communities.
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
 
-from graphtrace.analysis.reading import chosen_traces, group_columns, subgraphs
+from graphtrace.analysis.passes import N_EDGES, Measure, measured
+from graphtrace.analysis.reading import (
+    Selection,
+    chosen_traces,
+    group_columns,
+    read_selection,
+    takes_selection,
+)
 from graphtrace.analysis.stats import mutual_information
 from graphtrace.analysis.weights import Links, edge_weights, link_graph, merge_parallel
 from graphtrace.errors import OptionError
@@ -81,16 +88,16 @@ def communities(subgraph: SubGraph, resolution: float = 1.0, seeds: int = SEEDS)
     return subgraph.node_frame().assign(community=leiden(links, resolution, seeds).community)
 
 
+@takes_selection
 def modularity(
     source: TraceSource,
     size: Size | float | str = 0.001,
-    models: list[str] | None = None,
-    settings: str | None = None,
-    where: list[str] | None = None,
-    by: list[str] | None = None,
+    *,
     resolutions: Sequence[float] = (1.0,),
     seeds: int = SEEDS,
+    workers: int = 1,
     progress: bool = False,
+    **selection: Unpack[Selection],
 ) -> pd.DataFrame:
     """One row per trace and resolution: model, the keys of `by`, trace (id), input (name),
     n_nodes and n_edges of the trace at this size, resolution, n_communities, modularity,
@@ -98,12 +105,12 @@ def modularity(
     embedding being a layer of its own, and with its token position; NaN where there is nothing to
     align), and layer_nmi_chance and position_nmi_chance, the same for shuffled communities.
 
-    Parallel edges are merged first. progress: show on stderr how far it is. Warns
+    Parallel edges are merged first. workers, progress: see `passes.measured`. Warns
     ShortTraceWarning once; raises OptionError, SizeError.
     """
-    return modularity_with_members(
-        source, size, models, settings, where, by, resolutions, seeds, progress
-    ).table
+    arguments: Any = {"resolutions": resolutions, "seeds": seeds, **selection}
+    found = modularity_with_members(source, size, workers=workers, progress=progress, **arguments)
+    return found.table
 
 
 class Communities(NamedTuple):
@@ -117,34 +124,34 @@ class Communities(NamedTuple):
 def modularity_with_members(
     source: TraceSource,
     size: Size | float | str = 0.001,
-    models: list[str] | None = None,
-    settings: str | None = None,
-    where: list[str] | None = None,
-    by: list[str] | None = None,
+    *,
     resolutions: Sequence[float] = (1.0,),
     seeds: int = SEEDS,
+    workers: int = 1,
     progress: bool = False,
+    **selection: Unpack[Selection],
 ) -> Communities:
     """`modularity`, and which community every state is in; arguments and errors as there."""
     for resolution in resolutions:
         _check(resolution, seeds)
-    traces = chosen_traces(source, models, settings, where, by, _COLUMNS)
+    traces = chosen_traces(source, selection, _COLUMNS)
+    special = read_selection(selection)["exclude_special"]
+    params = {"resolutions": [float(x) for x in resolutions], "seeds": seeds}
+    measure = Measure("modularity", 1, _partitions_of, params)
     keys = group_columns(traces)
     rows, members = [], []
-    for row, subgraph in subgraphs(source, traces, size, progress):
-        links = merge_parallel(subgraph, edge_weights(subgraph))
-        level, position = np.divmod(links.nodes, subgraph.layout.n_tokens)
-        layer = np.where(level > 0, subgraph.layout.layers_of(np.maximum(level, 1)) + 1, 0)
-        for resolution in resolutions:
-            found = leiden(links, resolution, seeds)
+    for row, found in measured(source, traces, size, measure, special, workers, progress):
+        n_nodes = len(found["level"])
+        for i, resolution in enumerate(params["resolutions"]):
+            community = found["community"][i * n_nodes : (i + 1) * n_nodes]
             members.append(
                 pd.DataFrame(
                     {
                         "trace": row["id"],
-                        "resolution": float(resolution),
-                        "level": level,
-                        "position": position,
-                        "community": found.community,
+                        "resolution": resolution,
+                        "level": found["level"],
+                        "position": found["position"],
+                        "community": community,
                     }
                 )
             )
@@ -154,16 +161,42 @@ def modularity_with_members(
                     **{key.removeprefix("by:"): row[key] for key in keys},
                     "trace": row["id"],
                     "input": row["name"],
-                    "n_nodes": len(links.nodes),
-                    "n_edges": len(subgraph),
-                    "resolution": float(resolution),
-                    "n_communities": int(found.community.max()) + 1,
-                    "modularity": found.modularity,
-                    **_alignment("layer", found.community, layer),
-                    **_alignment("position", found.community, position),
+                    "n_nodes": n_nodes,
+                    "n_edges": int(found[N_EDGES][0]),
+                    "resolution": resolution,
+                    "n_communities": int(community.max()) + 1,
+                    **{name: float(found[name][i]) for name in _VALUES},
                 }
             )
     return Communities(pd.DataFrame(rows), pd.concat(members, ignore_index=True))
+
+
+_VALUES = ("modularity", "layer_nmi", "layer_nmi_chance", "position_nmi", "position_nmi_chance")
+
+
+def _partitions_of(
+    subgraph: SubGraph, resolutions: Sequence[float], seeds: int
+) -> dict[str, np.ndarray]:
+    """level, position: int64 [V]; community: int64 [resolutions * V]; then one value for each
+    resolution."""
+    links = merge_parallel(subgraph, edge_weights(subgraph))
+    level, position = np.divmod(links.nodes, subgraph.layout.n_tokens)
+    layer = np.where(level > 0, subgraph.layout.layers_of(np.maximum(level, 1)) + 1, 0)
+    partitions = [leiden(links, resolution, seeds) for resolution in resolutions]
+    values = [
+        {
+            "modularity": found.modularity,
+            **_alignment("layer", found.community, layer),
+            **_alignment("position", found.community, position),
+        }
+        for found in partitions
+    ]
+    return {
+        "level": level,
+        "position": position,
+        "community": np.concatenate([found.community for found in partitions]),
+        **{name: np.array([value[name] for value in values]) for name in _VALUES},
+    }
 
 
 def _alignment(name: str, community: np.ndarray, label: np.ndarray) -> dict[str, float]:

@@ -3,9 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from graphtrace.curve import curve_kind
-
-_KIND_FIELDS = ("mode", "ablation", "ablate", "reference", "eval_dtype")
+from graphtrace.curve import KIND_FIELDS, curve_kind
 
 _CURVE_FIELDS = {
     "tv": pa.float64(),
@@ -23,7 +21,7 @@ def curve_kinds(traces: pa.Table) -> list[list[str]]:
     lists = traces["curves"].combine_chunks()
     flat = lists.flatten()
     parts = dict(zip([field.name for field in flat.type], flat.flatten(), strict=True))
-    kinds = list(map(curve_kind, *(parts[name].to_pylist() for name in _KIND_FIELDS)))
+    kinds = list(map(curve_kind, *(parts[name].to_pylist() for name in KIND_FIELDS)))
     ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False)).tolist()
     return [kinds[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -39,7 +37,7 @@ def checkpoints(traces: pa.Table) -> tuple[pa.Table, pa.Table]:
             ids = [f"{trace}:{number}:{point}" for point in range(count)]
             part = {"id": ids, "curve": np.full(count, number, np.int32), "grid": curve["grid"]}
             part |= {"size": k / n_edges, "n_edges": k}
-            for name in _KIND_FIELDS:
+            for name in KIND_FIELDS:
                 part[name] = pa.array([curve[name]] * count, pa.string())
             for name, type_ in _CURVE_FIELDS.items():
                 values = curve[name]

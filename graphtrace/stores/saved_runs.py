@@ -78,20 +78,18 @@ def save_analysis(
     measure: str,
     table: pd.DataFrame,
     size: object = None,
-    models: list[str] | None = None,
-    settings: str | None = None,
-    where: list[str] | None = None,
-    by: list[str] | None = None,
+    *,
     members: pd.DataFrame | None = None,
     parameters: dict[str, Any] | None = None,
     wait: float = 0.0,
+    **selection: Any,
 ) -> SavedRun:
     """Write what an analysis of a store's traces returned into that store, as one run.
 
     store: a URL, or a store that is open for writing. measure: the analysis' name, such as
-    `centrality`. table: its DataFrame. size, models, settings, where, by: as they were given to
-    the analysis; parameters: what else was, by name (JSON values). members: of `modularity`, the
-    second table of `modularity_with_members`.
+    `centrality`. table: its DataFrame. size, selection (models, settings, where, by,
+    exclude_special): as they were given to the analysis; parameters: what else was, by name (JSON
+    values). members: of `modularity`, the second table of `modularity_with_members`.
 
     Every row is attached to its component, state, trace or model, by what the table's columns
     name; its numbers, texts and booleans become properties. Rows of `all models` are about none
@@ -99,21 +97,20 @@ def save_analysis(
     Raises OptionError where a row is about a trace that was not asked for, StoreError,
     StoreLockedError.
     """
-    from graphtrace.analysis.reading import chosen_traces
+    from graphtrace.analysis.reading import chosen_traces, read_selection
 
     if isinstance(store, str | Path):
         with open_store(store, read_only=False, wait=wait) as opened:
             return save_analysis(
-                opened, measure, table, size, models, settings, where, by, members, parameters
+                opened, measure, table, size, members=members, parameters=parameters, **selection
             )
-    chosen = chosen_traces(store, models, settings, where, by)
-    shown = {"size": None if size is None else str(size), "by": by or None}
-    shown |= parameters or {}
+    want = read_selection(selection)
+    chosen = chosen_traces(store, want)
+    shown: dict[str, Any] = {"size": None if size is None else str(size), "by": want["by"] or None}
+    shown |= {"exclude_special": want["exclude_special"] or None} | (parameters or {})
     shown = {key: value for key, value in shown.items() if value is not None}
-    selection = {"models": models, "settings": settings, "where": where}
-    run = make_run(
-        measure, table, chosen, shown, {k: x for k, x in selection.items() if x}, members
-    )
+    narrowed = {key: want[key] for key in ("models", "settings", "where") if want[key]}
+    run = make_run(measure, table, chosen, shown, narrowed, members)
     store.save_run(run)
     return run
 

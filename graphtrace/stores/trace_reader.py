@@ -1,13 +1,14 @@
 """What reading a store's traces means on every store: the statements both engines run, and what
 becomes of their rows. A store adds how a statement is run and how edges are fetched."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from graphtrace import schema
+from graphtrace.curve import KIND_FIELDS, POINT_COLUMNS, POINT_MEASURES, curve_kind
 from graphtrace.errors import ArchiveError, SizeError, StoreDamagedError, TraceNotFoundError
 from graphtrace.layout import EdgeColumns, GraphLayout
 from graphtrace.schema import ATTENTION
@@ -60,6 +61,31 @@ RETURN c.n_edges AS k, c.tv AS tv ORDER BY k
 """
 
 
+_POINTS = """
+MATCH (t:Trace)-[:AT]->(c:Checkpoint)
+WHERE t.status = 'complete' {}
+RETURN t.id AS trace, c.curve AS curve, c.mode AS mode, c.ablation AS ablation, c.ablate AS ablate,
+       c.reference AS reference, c.eval_dtype AS eval_dtype, c.grid AS grid, c.size AS size,
+       c.n_edges AS n_edges, c.tv AS tv, c.kl AS kl, c.top1 AS top1, c.nucleus AS nucleus,
+       c.p_predicted AS p_predicted, c.p_target AS p_target, c.logit_diff AS logit_diff
+"""
+
+_TOKENS = """
+MATCH (t:Trace)
+WHERE t.status = 'complete' {}
+RETURN t.id AS trace, t.token_ids AS token_ids, t.tokens AS tokens, t.special AS special,
+       t.predicted_id AS predicted_id
+"""
+
+_COUNTS = """
+MATCH (t:Trace)-[:AT]->(c:Checkpoint)
+WHERE t.status = 'complete' AND c.component_counts IS NOT NULL {}
+RETURN t.id AS trace, c.n_edges AS n_edges, c.component_counts AS counts, c.grid AS grid
+"""
+
+_FEW = 100
+
+
 class TraceReader:
     """Reads traces by Cypher. A store gives `url`, `cypher` and `_edge_parts`."""
 
@@ -103,6 +129,41 @@ class TraceReader:
         """One row per trace (of these ids) and component that it uses, best rank first: trace,
         component, n_edges, best_rank, score (sum), over all edges that the store keeps."""
         return self.cypher(_USES, {"traces": traces})
+
+    def curve_points(self, traces: Collection[str]) -> pd.DataFrame:
+        """See `selection.TraceSource`."""
+        frame = self._of_traces(_POINTS, traces, ["curve", "n_edges", "grid"])
+        kinds = frame[list(KIND_FIELDS)].astype(object)
+        kinds = kinds.where(kinds.notna(), None)
+        found = [curve_kind(*row) for row in kinds.itertuples(index=False)]
+        frame = frame.assign(kind=pd.Series(found, dtype=object, index=frame.index))
+        frame = frame.astype({name: np.float64 for name in POINT_MEASURES if name != "top1"})
+        types = {"curve": np.int64, "n_edges": np.int64, "nucleus": np.int64, "top1": bool}
+        return frame.reindex(columns=list(POINT_COLUMNS)).astype(types)
+
+    def trace_tokens(self, traces: Collection[str]) -> pd.DataFrame:
+        """See `selection.TraceSource`."""
+        return self._of_traces(_TOKENS, traces, [])
+
+    def component_counts(self, traces: Collection[str]) -> pd.DataFrame:
+        """See `selection.TraceSource`."""
+        frame = self._of_traces(_COUNTS, traces, ["n_edges", "grid"]).drop(columns="grid")
+        counts = [np.asarray(x, np.int64) for x in frame["counts"]]
+        return frame.assign(counts=pd.Series(counts, dtype=object, index=frame.index))
+
+    def _of_traces(self, text: str, traces: Collection[str], by: list[str]) -> pd.DataFrame:
+        """Rows of a statement for these traces, in their order and then `by`. A list of thousands
+        is slower to look up than all rows are to read."""
+        place = {trace: i for i, trace in enumerate(traces)}
+        few = len(place) <= _FEW
+        frame = self.cypher(
+            text.format("AND t.id IN $traces" if few else ""),
+            {"traces": list(place)} if few else None,
+        )
+        places = [place.get(trace, -1) for trace in frame["trace"]]
+        frame = frame.assign(place=places).query("place >= 0")
+        frame = frame.sort_values(["place", *by], kind="stable", ignore_index=True)
+        return frame.drop(columns="place")
 
     def subgraph(self, trace: str, size: Size | float | str = 1.0) -> SubGraph:
         """The trace of the given size.
