@@ -1,5 +1,7 @@
 """The few statistics that several analyses share. Pure functions over NumPy arrays."""
 
+from collections.abc import Sequence
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -44,15 +46,26 @@ class RankCorrelation(NamedTuple):
     partial: float
 
 
+class Pair(NamedTuple):
+    """Two rows of a table of measures that are correlated, and the rows that are held constant."""
+
+    a: int
+    b: int
+    controls: tuple[int, ...] = ()
+
+
+FIXED = 1e-10
+"""Share of a measure's rank variance below which the controls are said to fix its ranks."""
+
+
 def rank_correlation(a: np.ndarray, b: np.ndarray, control: np.ndarray) -> RankCorrelation:
     """Spearman's rho of a and b, and the partial rho given `control`: the correlation of what is
     left of the ranks of a and b after regressing them on the ranks of `control`.
 
     a, b, control: float64 [inputs], finite. A constant control changes nothing.
     """
-    rows = np.stack([a, b, control])[:, None, :]
-    rho, partial = _rank_correlations(rows)
-    return RankCorrelation(float(rho[0]), float(partial[0]))
+    rho, partial = rank_correlations(np.stack([a, b, control]), _WITH_ONE_CONTROL)
+    return RankCorrelation(float(rho), float(partial))
 
 
 def bootstrap_rank_correlation(
@@ -63,47 +76,135 @@ def bootstrap_rank_correlation(
     Draws whose value is NaN (a constant measure) are left out; an interval is NaN where the
     value itself is.
     """
-    n, found = len(a), []
-    rng = np.random.default_rng(seed)
-    values, at_once = np.stack([a, b, control]), max(1, (1 << 20) // max(n, 1))
-    for start in range(0, draws, at_once):  # bounds the [draws, inputs] tables
-        drawn = rng.integers(0, max(n, 1), (min(at_once, draws - start), n))
-        found.append(np.stack(_rank_correlations(values[:, drawn])))
-    rho, partial = np.concatenate(found, axis=1)
-    whole = rank_correlation(a, b, control)
-    return _percentiles(rho, whole.rho), _percentiles(partial, whole.partial)
+    values = np.stack([a, b, control])
+    low, high = bootstrap_rank_correlations(values, _WITH_ONE_CONTROL, draws, seed)
+    return Interval(low[0], high[0]), Interval(low[1], high[1])
 
 
-def _percentiles(drawn: np.ndarray, value: float) -> Interval:
-    drawn = drawn[np.isfinite(drawn)]
-    if np.isnan(value) or len(drawn) == 0:
-        return Interval(np.array(np.nan), np.array(np.nan))
-    return Interval(*np.percentile(drawn, [2.5, 97.5]))
+_WITH_ONE_CONTROL = (Pair(0, 1), Pair(0, 1, (2,)))
 
 
-def _rank_correlations(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rho, partial rho), float64 [rows] each. values: float64 [3, rows, inputs]."""
-    from scipy.stats import rankdata
+def rank_correlations(values: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
+    """float64 [pairs]: Spearman's rho of every pair of measures, with its controls held constant:
+    the correlation of what least squares of their ranks on the ranks of the controls leaves.
 
-    n = values.shape[2]
-    # The mean rank is (n + 1) / 2 whatever the ties: exact, so a constant measure is exactly 0.
-    ranks = rankdata(values, axis=2) - (n + 1) / 2 if n else values
-    spread = (ranks**2).sum(2)
+    values: float64 [measures, inputs], finite. Constant controls, and those that others fix, change
+    nothing. NaN with fewer inputs than 3 and one per control, where a measure is constant, and
+    where the controls fix the ranks of one of the two (all but `FIXED` of their variance).
+    """
+    n = values.shape[1]
+    return _correlations(_spreads(values, np.ones((1, n), np.int64)), pairs, n)[0]
 
-    def correlation(i: int, j: int) -> np.ndarray:
-        scale = np.sqrt(spread[i] * spread[j])
-        product = (ranks[i] * ranks[j]).sum(1)
-        return np.divide(product, scale, out=np.full(len(scale), np.nan), where=scale > 0)
 
-    nothing = np.full(values.shape[1], np.nan)
-    rho = np.clip(correlation(0, 1), -1, 1) if n >= 3 else nothing
-    # With a constant control there is nothing to hold constant.
-    with_a, with_b = (np.where(spread[2] > 0, correlation(i, 2), 0.0) for i in (0, 1))
-    left = (1 - with_a**2) * (1 - with_b**2)
-    usable = np.isfinite(rho) & (left > 0) & (n >= 4)  # equal ranks correlate as exactly 1
-    left = np.where(usable, left, 1.0)
-    partial = np.where(usable, np.clip((rho - with_a * with_b) / np.sqrt(left), -1, 1), np.nan)
-    return rho, partial
+def bootstrap_rank_correlations(
+    values: np.ndarray, pairs: Sequence[Pair], draws: int = 1000, seed: int = 0
+) -> Interval:
+    """95 % percentile bootstrap intervals over inputs of `rank_correlations`, float64 [pairs] each.
+
+    Every draw ranks its inputs anew. Draws whose value is NaN are left out; an interval is NaN
+    where the value itself is. Time grows with draws x inputs x measures, memory does not.
+    """
+    n = values.shape[1]
+    whole = rank_correlations(values, pairs)
+    ends = np.full((2, len(pairs)), np.nan)
+    if not np.isfinite(whole).any():
+        return Interval(*ends)
+    rng, found = np.random.default_rng(seed), []
+    at_once = max(1, (1 << 19) // n)  # bounds the [draws, inputs] tables
+    for start in range(0, draws, at_once):
+        drawn = rng.integers(0, n, (min(at_once, draws - start), n))
+        drawn += n * np.arange(len(drawn))[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        found.append(_correlations(_spreads(values, counts), pairs, n))
+    table = np.concatenate(found)
+    for i in np.flatnonzero(np.isfinite(whole)):
+        usable = table[np.isfinite(table[:, i]), i]
+        if len(usable):
+            ends[:, i] = np.percentile(usable, [2.5, 97.5])
+    return Interval(*ends)
+
+
+def _spreads(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """float64 [draws, measures, measures]: products of the centred mid-ranks, summed over inputs.
+
+    values: [measures, inputs]. counts: int64 [draws, inputs], how often a draw has each input. Sums
+    of half-integers are exact, so a constant measure has exactly 0, and equal ranks equal sums.
+    """
+    n, ranks = values.shape[1], np.empty((len(counts), *values.shape))
+    for i, column in enumerate(values):
+        distinct, code = np.unique(column, return_inverse=True)
+        order = np.argsort(code, kind="stable")
+        starts = np.searchsorted(code[order], np.arange(len(distinct)))
+        ties = np.add.reduceat(counts[:, order], starts, axis=1) if n else counts
+        # Mid-ranks less their mean, (n + 1) / 2 whatever the ties.
+        ranks[:, i] = (np.cumsum(ties, axis=1) - (ties + n) / 2)[:, code]
+    return (ranks * counts[:, None, :]) @ ranks.transpose(0, 2, 1)
+
+
+def _correlations(spreads: np.ndarray, pairs: Sequence[Pair], n: int) -> np.ndarray:
+    """float64 [draws, pairs]. spreads: see `_spreads`."""
+    spread = np.diagonal(spreads, axis1=1, axis2=2)
+    scale = np.sqrt(spread[:, :, None] * spread[:, None, :])
+    # With a constant measure there is nothing to hold constant: its row is 0, its variance too.
+    whole = np.divide(spreads, scale, out=np.zeros_like(spreads), where=scale > 0)
+    left_by: dict[tuple[int, ...], np.ndarray] = {(): whole}
+    found = np.full((len(spreads), len(pairs)), np.nan)
+    for place, (a, b, controls) in enumerate(pairs):
+        if n < 3 + len(controls):
+            continue
+        for i in range(1, len(controls) + 1):
+            if controls[:i] not in left_by:
+                left_by[controls[:i]] = _without(left_by[controls[: i - 1]], controls[i - 1])
+        left = left_by[controls]
+        usable = (left[:, a, a] > FIXED) & (left[:, b, b] > FIXED)
+        scale = np.sqrt(np.where(usable, left[:, a, a] * left[:, b, b], 1.0))
+        found[usable, place] = np.clip(left[:, a, b] / scale, -1, 1)[usable]
+    return found
+
+
+def _without(left: np.ndarray, control: int) -> np.ndarray:
+    """What least squares on one more control leaves of the products (a Gauss-Jordan step)."""
+    own = left[:, control, control]
+    usable = own > FIXED
+    column = left[:, :, control] * usable[:, None]
+    product = column[:, :, None] * column[:, None, :]
+    return left - product / np.where(usable, own, 1.0)[:, None, None]
+
+
+EXACT_UP_TO = 8
+"""So many inputs have few enough orders that all are tried (8! = 40,320)."""
+
+
+def rank_correlation_p(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided p of Spearman's rho of a and b (float64 [inputs], finite) under independence.
+
+    Up to `EXACT_UP_TO` inputs the share of all orders of b whose |rho| is as large, ties as they
+    are; above, Student's t with n - 2 degrees of freedom. NaN where rho is.
+    """
+    from scipy.stats import rankdata, t
+
+    rho, n = float(rank_correlations(np.stack([a, b]), [Pair(0, 1)])[0]), len(a)
+    if np.isnan(rho):
+        return float("nan")
+    if n <= EXACT_UP_TO:
+        # Doubled mid-ranks are integers, so equal products are equal.
+        ranks = [np.round(2 * rankdata(x)).astype(np.int64) - (n + 1) for x in (a, b)]
+        products = np.abs(ranks[1][np.array(list(permutations(range(n))))] @ ranks[0])
+        return float((products >= abs(int(ranks[0] @ ranks[1]))).mean())
+    left = 1 - rho**2
+    return float(2 * t.sf(abs(rho) * np.sqrt((n - 2) / left), n - 2)) if left > 0 else 0.0
+
+
+def false_discovery_q(p: np.ndarray) -> np.ndarray:
+    """float64 [tests]: Benjamini and Hochberg's q of every p (1995), the smallest rate of false
+    discoveries at which the test would count as one. NaN is no test."""
+    p = np.asarray(p, np.float64)
+    q, tested = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    m = len(order)
+    scaled = p[order] * m / np.arange(1, m + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return q
 
 
 def wilson(share: np.ndarray, n: int) -> Interval:
