@@ -1,7 +1,6 @@
 """Rank correlations with controls, token frequencies, and the correlates of density."""
 
 import dataclasses
-import io
 import itertools
 import json
 import math
@@ -15,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, rankdata, spearmanr
 
-import graphtrace as gt
 from graphtrace.analysis.correlates import CORRELATES, MEASURES, correlates
 from graphtrace.analysis.stats import (
     Pair,
@@ -222,7 +220,7 @@ def test_frequencies_of_a_table():
     assert top1_log_frequency(source, frame, counts) == pytest.approx(expected)
     shown = {key.replace(" ", "·"): count for key, count in counts.items()}
     assert top1_log_frequency(source, frame, shown) == pytest.approx(expected)
-    with pytest.raises(OptionError, match="none of the . predicted tokens"):
+    with pytest.raises(OptionError, match=r"none of the . predicted tokens"):
         top1_log_frequency(source, frame, {"the": 3})
 
 

@@ -56,8 +56,8 @@ def correlates(
                  logarithm), n_tokens (context length)
     n_inputs     inputs that have both; n_traces: their traces
     rho          Spearman's, with rho_low, rho_high
-    p, q         two-sided p of rho (all orders up to 8 inputs, Student's t above), and Benjamini and
-                 Hochberg's q over the whole table
+    p, q         two-sided p of rho (all orders up to 8 inputs, Student's t above), and Benjamini
+                 and Hochberg's q over the whole table
     n_partial    inputs that have the measure, the correlate and every control
     partial_rho  rho with the controls held constant, with partial_rho_low, partial_rho_high
     controls     the other correlates, as text; without those that no input has a value of
@@ -96,7 +96,9 @@ def _group(traces: pd.DataFrame, draws: int, seed: int) -> list[dict[str, Any]]:
         for correlate in CORRELATES:
             a, b = _ALL.index(measure), _ALL.index(correlate)
             controls = tuple(
-                _ALL.index(x) for x in CORRELATES if x != correlate and finite[:, _ALL.index(x)].any()
+                _ALL.index(x)
+                for x in CORRELATES
+                if x != correlate and finite[:, _ALL.index(x)].any()
             )
             row: dict[str, Any] = dict.fromkeys(_COLUMNS)
             del row["q"]
@@ -106,7 +108,7 @@ def _group(traces: pd.DataFrame, draws: int, seed: int) -> list[dict[str, Any]]:
                 "controls": ", ".join(_ALL[i] for i in controls),
             }
             for name, pair in (("rho", Pair(a, b)), ("partial_rho", Pair(a, b, controls))):
-                whole = finite[:, [pair.a, pair.b, *pair.controls]].all(axis=1)
+                whole = np.asarray(finite[:, [pair.a, pair.b, *pair.controls]].all(axis=1))
                 n = len({x for x, keep in zip(inputs, whole, strict=True) if keep})
                 if name == "rho":
                     row["n_inputs"], row["n_traces"] = n, int(whole.sum())
