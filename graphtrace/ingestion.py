@@ -92,7 +92,10 @@ def ingest(
             n_new, n_edges = add_traces(
                 archive, new, target.write, number, show_progress, target.batch_edges
             )
-        changes = update_present(target, archive, folder, differing(frame, known))
+        uncounted = target.uncounted()
+        changed = set(differing(frame, known)) | {x for x in present if x in uncounted}
+        ids = [trace for trace in frame["id"] if trace in changed]
+        changes = update_present(target, archive, folder, ids)
         return IngestResult(
             archive=folder,
             store=target.url,

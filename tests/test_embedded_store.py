@@ -143,6 +143,7 @@ def test_a_store_from_before_saved_runs_is_read_and_brought_up_to_date(small):
         "DROP TABLE Analysis",
         "ALTER TABLE Label DROP name",
         "ALTER TABLE Checkpoint DROP name",
+        "ALTER TABLE Checkpoint DROP component_counts",
         "ALTER TABLE LABELLED DROP created",
         "ALTER TABLE Input DROP created",
     ):
@@ -153,6 +154,8 @@ def test_a_store_from_before_saved_runs_is_read_and_brought_up_to_date(small):
         assert list_runs(opened).columns.tolist() == list(COLUMNS)
         assert len(list_runs(opened)) == 0
         assert opened.loose_ends() == []
+        assert len(opened.component_counts(opened.traces()["id"])) == 0
+        assert len(opened.curve_points(opened.traces()["id"])) > 0
         assert "Analysis" not in store_info(opened)["nodes"]
         for ask in (
             lambda: opened.query("saved-components"),
@@ -276,6 +279,10 @@ def test_the_lock_file_stays_small(small):
         ("MATCH (t:Trace) SET t.density = 0.0", "Trace.density"),
         ("MATCH (t:Trace) SET t.tokens = ['a', 'b', 'c', 'd']", "Trace.tokens"),
         ("MATCH (c:Checkpoint) WHERE c.curve = 0 SET c.tv = 1.0", "Checkpoint.tv"),
+        (
+            "MATCH (c:Checkpoint) WHERE c.curve = 0 SET c.component_counts = NULL",
+            "Checkpoint.component_counts",
+        ),
         ("MATCH ()-[u:USES]->() SET u.n = 0", "USES.n"),
         ("MATCH ()-[r:IN_TRACE]->() DELETE r", "IN_TRACE"),
         ("MATCH (t:Trace)-[r:AT]->() DELETE r", "Checkpoint: 0 in the store"),

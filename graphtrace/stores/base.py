@@ -97,6 +97,10 @@ class GraphStore(TraceSource, Protocol):
         and kept edges; make: a trace, by its id and the number that it gets."""
         ...
 
+    def uncounted(self) -> set[str]:
+        """Ids of traces of which it does not say how many edges each component has."""
+        ...
+
     @property
     def has_runs(self) -> bool:
         """Whether it can hold saved runs; an embedded store of an earlier version cannot yet."""

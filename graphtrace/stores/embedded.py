@@ -160,7 +160,7 @@ class EmbeddedStore(EngineStore):
         write_store_file(self.folder, new)
         self.file = new
         sweep(self.folder, new)
-        for name in ("_traces", "_writer", "has_runs"):
+        for name in ("_traces", "_writer", "has_runs", "has_counts"):
             self.__dict__.pop(name, None)
         self._engine = self._open_engine()
         return len(gone)

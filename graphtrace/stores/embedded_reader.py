@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from graphtrace.errors import QueryError, StoreError
@@ -12,7 +13,7 @@ from graphtrace.schema import ATTENTION
 from graphtrace.selection import resolve_trace
 from graphtrace.stores.embedded_runs import measured_columns
 from graphtrace.stores.graph_tables import EDGE_LABELS, INDEX_BITS, MAX_STATES
-from graphtrace.stores.ladybug import Engine
+from graphtrace.stores.ladybug import Engine, to_frame
 from graphtrace.stores.trace_reader import TraceReader
 
 # One statement per kind: a statement over all three at once takes twice as long.
@@ -77,11 +78,28 @@ class EngineReader(TraceReader):
             parts.append((kind, part))
         return parts
 
+    def _read_counts(self, text: str, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        # Hundreds of millions of numbers: never as Python's.
+        table = self.engine.arrow(text, params)
+        at = table.column_names.index("counts")
+        lists = table.column(at).combine_chunks()
+        ends = lists.offsets.to_numpy()[1:-1]
+        parts = np.split(lists.values.to_numpy(zero_copy_only=False), ends) if len(lists) else []
+        counts = np.empty(len(lists), object)
+        counts[:] = parts
+        return to_frame(table.remove_column(at)).assign(counts=counts)
+
     @cached_property
     def has_runs(self) -> bool:
         """Whether the database can hold saved runs; one of an earlier version cannot until it is
         next opened for writing."""
-        return self.engine.is_current
+        return self.engine.has_runs
+
+    @cached_property
+    def has_counts(self) -> bool:
+        """Whether the database can say how many edges each component has; one of an earlier
+        version cannot until it is next opened for writing."""
+        return self.engine.has_counts
 
     def measured_columns(self, run: str) -> list[str]:
         """Properties of the MEASURED relationships of a saved run."""
@@ -103,7 +121,7 @@ class EngineReader(TraceReader):
             return self.engine.frame(text, params)
         except QueryError as error:
             missing = any(words in str(error) for words in ("does not exist", "Cannot find"))
-            if missing and type(error) is QueryError and not self.has_runs:
+            if missing and type(error) is QueryError and not self.engine.is_current:
                 raise QueryError(
                     f"{error}; the store {self.folder} was made by an earlier version, and the "
                     "next `graphtrace ingest` into it adds what it lacks"

@@ -113,7 +113,18 @@ class Engine:
     @property
     def is_current(self) -> bool:
         """Whether the database has all tables and columns of this version."""
+        return self.has_runs and self.has_counts
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether it has the tables of saved runs."""
         return "MEASURED" in self.arrow("CALL show_tables() RETURN name")[0].to_pylist()
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether points of curves can say how many edges each component has."""
+        names = self.arrow("CALL table_info('Checkpoint') RETURN name")[0].to_pylist()
+        return "component_counts" in names
 
     def add_column(self, table: str, name: str, type_: str) -> None:
         """Add a column to a table, unless it has one of that name."""

@@ -48,7 +48,8 @@ def merge_copies(copies: Sequence[GraphTables]) -> MergedTrace:
         first, *rest = trace["curves"]
         trace["curves"] = [first, *sorted({*rest, *kinds} - {first})]
     nodes, edges = dict(base.nodes), dict(base.edges)
-    nodes["Checkpoint"], edges["AT"] = _numbered(trace["id"], [kinds[x] for x in trace["curves"]])
+    points = _counted([kinds[x] for x in trace["curves"]], (base, *others))
+    nodes["Checkpoint"], edges["AT"] = _numbered(trace["id"], points)
     first = kinds[trace["curves"][0]]
     trace["curve"] = pooled_kind(trace["curves"][0])
     trace["density"], trace["density_normalised"] = densities(
@@ -145,6 +146,24 @@ def _curve_key(points: pa.Table) -> tuple:
 
 def _contradict(a: pa.Table, b: pa.Table) -> bool:
     return a["n_edges"].equals(b["n_edges"]) and not a["tv"].equals(b["tv"])
+
+
+def _counted(curves: list[pa.Table], copies: Sequence[GraphTables]) -> list[pa.Table]:
+    """The curves, the first one with the counts of components: the copies rank alike, so the number
+    of edges says them, at whatever curve they were counted."""
+    known: dict[int, list[int]] = {}
+    for copy in copies:
+        points = copy.nodes["Checkpoint"]
+        points = points.filter(pc.call_function("is_valid", [points["component_counts"]]))
+        pairs = (points[name].to_pylist() for name in ("n_edges", "component_counts"))
+        known = dict(zip(*pairs, strict=True)) | known
+    parts = []
+    for number, points in enumerate(curves):
+        at = points.column_names.index("component_counts")
+        found = [known.get(k) if number == 0 else None for k in points["n_edges"].to_pylist()]
+        type_ = points.schema.field(at).type
+        parts.append(points.set_column(at, "component_counts", pa.array(found, type_)))
+    return parts
 
 
 def _numbered(trace: str, curves: list[pa.Table]) -> tuple[pa.Table, pa.Table]:

@@ -1,7 +1,7 @@
 """What reading a store's traces means on every store: the statements both engines run, and what
 becomes of their rows. A store adds how a statement is run and how edges are fetched."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,12 @@ WHERE t.status = 'complete' AND c.component_counts IS NOT NULL {}
 RETURN t.id AS trace, c.n_edges AS n_edges, c.component_counts AS counts, c.grid AS grid
 """
 
+_UNCOUNTED = """
+MATCH (t:Trace)-[:AT]->(c:Checkpoint)
+WHERE c.curve = 0 AND c.component_counts IS NULL
+RETURN DISTINCT t.id AS trace
+"""
+
 _FEW = 100
 
 
@@ -143,20 +149,36 @@ class TraceReader:
 
     def trace_tokens(self, traces: Collection[str]) -> pd.DataFrame:
         """See `selection.TraceSource`."""
-        return self._of_traces(_TOKENS, traces, [])
+        return self._of_traces(_TOKENS, traces, []).astype({"predicted_id": np.int64})
 
     def component_counts(self, traces: Collection[str]) -> pd.DataFrame:
         """See `selection.TraceSource`."""
-        frame = self._of_traces(_COUNTS, traces, ["n_edges", "grid"]).drop(columns="grid")
+        if not self.has_counts:
+            empty = pd.DataFrame({"trace": [], "n_edges": [], "counts": []}, dtype=object)
+            return empty.astype({"n_edges": np.int64})
+        frame = self._of_traces(_COUNTS, traces, ["n_edges", "grid"], self._read_counts)
+        frame = frame.drop(columns="grid")
         counts = [np.asarray(x, np.int64) for x in frame["counts"]]
-        return frame.assign(counts=pd.Series(counts, dtype=object, index=frame.index))
+        found = pd.Series(counts, dtype=object, index=frame.index)
+        return frame.assign(counts=found).astype({"n_edges": np.int64})
 
-    def _of_traces(self, text: str, traces: Collection[str], by: list[str]) -> pd.DataFrame:
+    def uncounted(self) -> set[str]:
+        """Ids of traces of which the store does not say how many edges each component has: those
+        that an earlier version wrote."""
+        return set(self.cypher(_UNCOUNTED)["trace"])
+
+    def _read_counts(self, text: str, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """As `cypher`, for rows with a long list `counts`."""
+        return self.cypher(text, params)
+
+    def _of_traces(
+        self, text: str, traces: Collection[str], by: list[str], read: Callable | None = None
+    ) -> pd.DataFrame:
         """Rows of a statement for these traces, in their order and then `by`. A list of thousands
-        is slower to look up than all rows are to read."""
+        is slower to look up than all rows are to read. read: what runs it in place of `cypher`."""
         place = {trace: i for i, trace in enumerate(traces)}
         few = len(place) <= _FEW
-        frame = self.cypher(
+        frame = (read or self.cypher)(
             text.format("AND t.id IN $traces" if few else ""),
             {"traces": list(place)} if few else None,
         )
@@ -257,6 +279,9 @@ class TraceReader:
 
     has_runs = True
     """Whether the store can hold saved runs."""
+
+    has_counts = True
+    """Whether it can hold how many edges each component has."""
 
     def measured_columns(self, run: str) -> list[str]:
         """Properties of the MEASURED relationships of a saved run."""

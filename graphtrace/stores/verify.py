@@ -168,5 +168,7 @@ def _read(store: TraceReader, label: str, columns: list[str], params: dict) -> p
 def _same(a, b) -> bool:
     if isinstance(a, list | np.ndarray) and isinstance(b, list | np.ndarray):
         return list(a) == list(b)
+    if isinstance(a, list | np.ndarray) or isinstance(b, list | np.ndarray):
+        return False
     missing = pd.isna(a), pd.isna(b)
     return all(missing) or (not any(missing) and a == b)

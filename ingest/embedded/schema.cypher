@@ -33,7 +33,8 @@ CREATE NODE TABLE Component (
 CREATE NODE TABLE Checkpoint (
     id STRING PRIMARY KEY, curve INT32, grid DOUBLE, size DOUBLE, n_edges INT64, mode STRING,
     ablation STRING, ablate STRING, reference STRING, eval_dtype STRING, tv DOUBLE, kl DOUBLE, top1 BOOLEAN,
-    nucleus INT32, p_predicted DOUBLE, p_target DOUBLE, logit_diff DOUBLE, name STRING
+    nucleus INT32, p_predicted DOUBLE, p_target DOUBLE, logit_diff DOUBLE, name STRING,
+    component_counts INT64[]
 );
 CREATE REL TABLE OF_MODEL (FROM Trace TO Model);
 CREATE REL TABLE OF_INPUT (FROM Trace TO Input);
