@@ -17,6 +17,7 @@ _HOMES = {
     "Trace": "graphtrace.traces",
     "centrality": "graphtrace.analysis.centrality",
     "circuit": "graphtrace.analysis.circuit",
+    "contrast": "graphtrace.analysis.contrast",
     "core_stability": "graphtrace.analysis.core",
     "density": "graphtrace.analysis.density",
     "evaluate": "graphtrace.set_evaluation",
@@ -45,6 +46,7 @@ __all__ = [
     "Trace",
     "centrality",
     "circuit",
+    "contrast",
     "core_stability",
     "density",
     "evaluate",
@@ -68,6 +70,7 @@ __all__ = [
 if TYPE_CHECKING:
     from graphtrace.analysis.centrality import centrality
     from graphtrace.analysis.circuit import circuit
+    from graphtrace.analysis.contrast import contrast
     from graphtrace.analysis.core import core_stability
     from graphtrace.analysis.density import density
     from graphtrace.analysis.modularity import modularity
