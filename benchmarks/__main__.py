@@ -21,7 +21,7 @@ import pandas as pd
 from graphtrace.measuring import processor
 
 MODULES = ("bench_ratios", "bench_extract", "bench_store", "bench_analysis", "bench_demo")
-LONG = ("bench_quality", "bench_scaling", "bench_neo4j", "bench_server")
+LONG = ("bench_quality", "bench_scaling", "bench_neo4j", "bench_server", "bench_scale")
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 MARK = "<!-- the tables below are written by `python -m benchmarks --write` -->"

@@ -57,6 +57,7 @@ ROOMS = [
         "incoming",
         "model_facts",
         "plots",
+        "plots_contrast",
         "export",
         "neo4j_import",
         "report_page",

@@ -11,12 +11,13 @@ corrected for chance, so each comes beside its mean over shuffled communities.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
 
+from graphtrace.analysis.measure_cache import Values
 from graphtrace.analysis.passes import N_EDGES, Measure, measured
 from graphtrace.analysis.reading import (
     Selection,
@@ -108,9 +109,8 @@ def modularity(
     Parallel edges are merged first. workers, progress: see `passes.measured`. Warns
     ShortTraceWarning once; raises OptionError, SizeError.
     """
-    arguments: Any = {"resolutions": resolutions, "seeds": seeds, **selection}
-    found = modularity_with_members(source, size, workers=workers, progress=progress, **arguments)
-    return found.table
+    run = _run(source, size, resolutions, seeds, selection, False)
+    return _table(run, measured(*run.reading, workers, progress))
 
 
 class Communities(NamedTuple):
@@ -132,53 +132,72 @@ def modularity_with_members(
     **selection: Unpack[Selection],
 ) -> Communities:
     """`modularity`, and which community every state is in; arguments and errors as there."""
+    run = _run(source, size, resolutions, seeds, selection, True)
+    found = list(measured(*run.reading, workers, progress))
+    members = []
+    for row, values in found:
+        n_nodes = len(values["level"])
+        members += [
+            pd.DataFrame(
+                {
+                    "trace": row["id"],
+                    "resolution": resolution,
+                    "level": values["level"],
+                    "position": values["position"],
+                    "community": values["community"][i * n_nodes : (i + 1) * n_nodes],
+                }
+            )
+            for i, resolution in enumerate(run.resolutions)
+        ]
+    return Communities(_table(run, iter(found)), pd.concat(members, ignore_index=True))
+
+
+class _Run(NamedTuple):
+    """reading: the arguments of `measured` in front of workers; keys: columns `by:KEY`."""
+
+    reading: tuple[TraceSource, pd.DataFrame, Size | float | str, Measure, bool]
+    resolutions: list[float]
+    keys: list[str]
+
+
+def _run(source, size, resolutions, seeds, selection, members: bool) -> _Run:
     for resolution in resolutions:
         _check(resolution, seeds)
     traces = chosen_traces(source, selection, _COLUMNS)
-    special = read_selection(selection)["exclude_special"]
-    params = {"resolutions": [float(x) for x in resolutions], "seeds": seeds}
+    numbers = [float(x) for x in resolutions]
+    params = {"resolutions": numbers, "seeds": seeds, "members": members}
     measure = Measure("modularity", 1, _partitions_of, params)
-    keys = group_columns(traces)
-    rows, members = [], []
-    for row, found in measured(source, traces, size, measure, special, workers, progress):
-        n_nodes = len(found["level"])
-        for i, resolution in enumerate(params["resolutions"]):
-            community = found["community"][i * n_nodes : (i + 1) * n_nodes]
-            members.append(
-                pd.DataFrame(
-                    {
-                        "trace": row["id"],
-                        "resolution": resolution,
-                        "level": found["level"],
-                        "position": found["position"],
-                        "community": community,
-                    }
-                )
-            )
-            rows.append(
-                {
-                    "model": row["model"],
-                    **{key.removeprefix("by:"): row[key] for key in keys},
-                    "trace": row["id"],
-                    "input": row["name"],
-                    "n_nodes": n_nodes,
-                    "n_edges": int(found[N_EDGES][0]),
-                    "resolution": resolution,
-                    "n_communities": int(community.max()) + 1,
-                    **{name: float(found[name][i]) for name in _VALUES},
-                }
-            )
-    return Communities(pd.DataFrame(rows), pd.concat(members, ignore_index=True))
+    special = read_selection(selection)["exclude_special"]
+    return _Run((source, traces, size, measure, special), numbers, group_columns(traces))
+
+
+def _table(run: _Run, found: Iterator[tuple[dict[str, Any], Values]]) -> pd.DataFrame:
+    rows = [
+        {
+            "model": row["model"],
+            **{key.removeprefix("by:"): row[key] for key in run.keys},
+            "trace": row["id"],
+            "input": row["name"],
+            "n_nodes": int(values["n_nodes"][0]),
+            "n_edges": int(values[N_EDGES][0]),
+            "resolution": resolution,
+            "n_communities": int(values["n_communities"][i]),
+            **{name: float(values[name][i]) for name in _VALUES},
+        }
+        for row, values in found
+        for i, resolution in enumerate(run.resolutions)
+    ]
+    return pd.DataFrame(rows)
 
 
 _VALUES = ("modularity", "layer_nmi", "layer_nmi_chance", "position_nmi", "position_nmi_chance")
 
 
 def _partitions_of(
-    subgraph: SubGraph, resolutions: Sequence[float], seeds: int
-) -> dict[str, np.ndarray]:
-    """level, position: int64 [V]; community: int64 [resolutions * V]; then one value for each
-    resolution."""
+    subgraph: SubGraph, resolutions: Sequence[float], seeds: int, members: bool
+) -> Values:
+    """n_nodes: int64 [1]; then one value for each resolution; with `members` also level, position:
+    int64 [V], and community: int64 [resolutions * V]."""
     links = merge_parallel(subgraph, edge_weights(subgraph))
     level, position = np.divmod(links.nodes, subgraph.layout.n_tokens)
     layer = np.where(level > 0, subgraph.layout.layers_of(np.maximum(level, 1)) + 1, 0)
@@ -191,12 +210,15 @@ def _partitions_of(
         }
         for found in partitions
     ]
-    return {
-        "level": level,
-        "position": position,
-        "community": np.concatenate([found.community for found in partitions]),
+    found = {
+        "n_nodes": np.array([len(links.nodes)], np.int64),
+        "n_communities": np.array([x.community.max() + 1 for x in partitions], np.int64),
         **{name: np.array([value[name] for value in values]) for name in _VALUES},
     }
+    if members:
+        community = np.concatenate([x.community for x in partitions])
+        found |= {"level": level, "position": position, "community": community}
+    return found
 
 
 def _alignment(name: str, community: np.ndarray, label: np.ndarray) -> dict[str, float]:

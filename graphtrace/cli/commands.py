@@ -13,6 +13,8 @@ import graphtrace.cli.ingest
 import graphtrace.cli.traces
 import graphtrace.cli.query
 import graphtrace.cli.analyze
+import graphtrace.cli.contrast
+import graphtrace.cli.report
 import graphtrace.cli.export
 import graphtrace.cli.archive
 import graphtrace.cli.store
