@@ -32,6 +32,7 @@ _HOMES = {
     "open_store": "graphtrace.stores.base",
     "parse_size": "graphtrace.sizes",
     "read_corpus": "graphtrace.corpus",
+    "report": "graphtrace.study_report",
     "save_analysis": "graphtrace.stores.saved_runs",
     "trace": "graphtrace.tracing",
     "trace_many": "graphtrace.tracing",
@@ -61,6 +62,7 @@ __all__ = [
     "open_store",
     "parse_size",
     "read_corpus",
+    "report",
     "save_analysis",
     "trace",
     "trace_many",
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from graphtrace.stores.base import open_store
     from graphtrace.stores.saved_runs import save_analysis
     from graphtrace.study import extract
+    from graphtrace.study_report import report
     from graphtrace.subgraph import SubGraph
     from graphtrace.traces import Curve, Input, Trace
     from graphtrace.tracing import trace, trace_many

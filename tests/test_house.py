@@ -62,7 +62,7 @@ ROOMS = [
         "neo4j_import",
         "report_page",
     },
-    {"report", "report_sections"},
+    {"study_report", "report_sections"},
     {"edge_weights"},
     {"gradients"},
     {"scoring"},

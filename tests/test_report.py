@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import graphtrace as gt
 from graphtrace.cli.commands import app
 from graphtrace.errors import OptionError
-from graphtrace.report import report
+from graphtrace.study_report import report
 from graphtrace.report_page import Section, render, shown_value, table_html
 
 ODD = '<img src=x onerror="alert(1)">'

@@ -28,7 +28,7 @@ def report(
     make-up, core stability, centrality, modularity, density and what goes with it, agreement of
     models, baselines; each figure with n, settings, intervals and a sentence that says what it
     shows."""
-    from graphtrace.report import report as write_report
+    from graphtrace.study_report import report as write_report
 
     with open_run(options | {"store": store, "archive": archive}) as run:
         found = write_report(
