@@ -126,10 +126,12 @@ def plot_centrality(frame: pd.DataFrame, measure: str = "path_flow") -> "Figure"
     """A component measure of `centrality(...)`: heads as a layer × head map, mlp and residual
     components as bars with their 95 % intervals; one row of panels per model and group.
 
-    Raises OptionError for an unknown measure.
+    Raises OptionError for an unknown measure, and where there is nothing to draw.
     """
     if measure not in MEASURES:
         raise OptionError(f"measure {measure!r} is none of {', '.join(MEASURES)}")
+    if len(frame) == 0:
+        raise OptionError("there is no component to draw: no trace has an edge at this size")
     blocks = _blocks(frame, before="component")
     heads, others = frame["kind"] == "attention", frame["kind"] != "attention"
     top = float(frame.loc[heads, measure].max())

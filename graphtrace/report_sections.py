@@ -64,6 +64,11 @@ def with_interval(row: dict[str, Any], name: str) -> str:
     return f"{value or 'no value'} [{low}, {high}]" if low and high else value or "no value"
 
 
+def percent(share: float) -> str:
+    """`43%`, or that there is no value."""
+    return "no value" if share != share else f"{share:.0%}"
+
+
 def core_section(study: Study) -> Section:
     """Whether inputs share their components."""
     found = core_stability(study.source, study.size, **study.passes, **study.selection)
@@ -72,10 +77,10 @@ def core_section(study: Study) -> Section:
     for row in found.summary.to_dict("records"):
         named = "All models together" if row["model"] == ALL_MODELS else name_of(row, keys)
         said.append(
-            f"{named}: two inputs share {row['jaccard']:.0%} of the components that either uses "
-            f"(random cores of the same sizes: {row['jaccard_chance']:.0%}); stability Φ is "
+            f"{named}: two inputs share {percent(row['jaccard'])} of the components that either uses "
+            f"(random cores of the same sizes: {percent(row['jaccard_chance'])}); stability Φ is "
             f"{with_interval(row, 'stability')}, and the top tenth of the {row['n_components']} "
-            f"components holds {row['top10_share']:.0%} of the edges ({row['n_inputs']:,} inputs, "
+            f"components holds {percent(row['top10_share'])} of the edges ({row['n_inputs']:,} inputs, "
             f"{row['trace_edges']:,.0f} edges on average)."
             if row["n_inputs"] > 1
             else f"{named}: one input, so nothing can be said about what inputs share."
@@ -132,11 +137,12 @@ def modularity_section(study: Study) -> Section:
             ["modularity", "n_communities", "layer_nmi", "layer_nmi_chance", "position_nmi",
              "position_nmi_chance"]
         ].median()  # fmt: skip
+        value = {name: shown_value(x) or "no value" for name, x in median.items()}
         said.append(
             f"{named}: the median trace has {median['n_communities']:.0f} communities at "
-            f"modularity {median['modularity']:.2f}; they follow token positions with NMI "
-            f"{median['position_nmi']:.2f} (shuffled {median['position_nmi_chance']:.2f}) and "
-            f"layers with {median['layer_nmi']:.2f} (shuffled {median['layer_nmi_chance']:.2f}); "
+            f"modularity {value['modularity']}; they follow token positions with NMI "
+            f"{value['position_nmi']} (shuffled {value['position_nmi_chance']}) and layers with "
+            f"{value['layer_nmi']} (shuffled {value['layer_nmi_chance']}); "
             f"{len(own):,} traces."
         )
         rows.append(own.iloc[0][keys].to_dict() | {"n_traces": len(own)} | median.to_dict())

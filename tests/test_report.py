@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import graphtrace as gt
 from graphtrace.cli.commands import app
 from graphtrace.errors import OptionError
-from graphtrace.study_report import report
 from graphtrace.report_page import Section, render, shown_value, table_html
+from graphtrace.sizes import ShortTraceWarning
+from graphtrace.study_report import report
 
 ODD = '<img src=x onerror="alert(1)">'
 
@@ -74,6 +75,15 @@ def test_one_trace_makes_a_report(tmp_path):
     text = found.path.read_text()
     assert "one input, so nothing can be said" in text
     assert "nan" not in re.sub(r"base64,[^\"]+", "", text)
+
+
+def test_traces_without_an_edge_make_a_report(tmp_path):
+    with pytest.warns(ShortTraceWarning):
+        found = report(study(3), tmp_path / "r.html", size=1e-9, draws=20)
+    assert "no trace has an edge" in found.left_out["Centrality"]
+    text = re.sub(r"base64,[^\"]+", "", found.path.read_text())
+    assert "nan" not in text
+    assert "share no value of the components" in text
 
 
 def test_every_text_is_escaped(tmp_path):
