@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from graphtrace.analysis.centrality import per_input
-from graphtrace.analysis.density import MEASURES
+from graphtrace.analysis.measured_traces import traces_with_measure
 from graphtrace.analysis.reading import (
     Selection,
-    chosen_traces,
     groups_of,
     read_selection,
     takes_selection,
@@ -27,10 +26,7 @@ from graphtrace.analysis.stats import (
     rank_correlations,
 )
 from graphtrace.errors import OptionError
-from graphtrace.selection import TraceSource, check_curves
-
-FACTS = ("entropy", "loss")
-"""What else models can be compared by, beside `density.MEASURES`."""
+from graphtrace.selection import TraceSource
 
 _ENDS = ("", "_low", "_high")
 _PAIRS = (
@@ -82,21 +78,17 @@ def agreement(
     Raises OptionError for an unknown measure, for `by` model, where nothing matches, and where
     settings or kinds of first curves are mixed.
     """
-    known = (*MEASURES, *FACTS)
-    if measure not in known:
-        raise OptionError(f"measure {measure!r} is none of {', '.join(known)}")
     by = read_selection(selection)["by"] or []
     if any(key.removeprefix("trace.") in ("model", "model_name") for key in by):
         raise OptionError("agreement is between models, so groups cannot be models; leave it away")
-    traces = chosen_traces(source, selection, ("model", *_PAIRS, *_SUMMARY))
-    check_curves(traces)
-    traces = traces.assign(mass90_share=traces["mass90_edges"] / traces["n_edges"])
+    taken = ("model", *_PAIRS, *_SUMMARY)
+    traces = traces_with_measure(source, selection, measure, taken)
     groups: dict[tuple, dict[str, pd.DataFrame]] = {}
     keys: list[str] = []
     for labels, own in groups_of(traces):
         model = labels.pop("model")
         keys = list(labels)
-        groups.setdefault(tuple(labels.values()), {})[model] = _per_input(own, measure)
+        groups.setdefault(tuple(labels.values()), {})[model] = _per_input(own)
     pairs, summary = [], []
     for values, models in groups.items():
         labels = dict(zip(keys, values, strict=True))
@@ -113,9 +105,9 @@ def agreement(
     return Agreement(frame, pd.DataFrame(summary))
 
 
-def _per_input(traces: pd.DataFrame, measure: str) -> pd.DataFrame:
+def _per_input(traces: pd.DataFrame) -> pd.DataFrame:
     """Mean of the measure and of the context length, indexed by the input's id."""
-    columns = [measure, "n_tokens"]
+    columns = ["value", "n_tokens"]
     table = np.stack([traces[x].to_numpy(np.float64, na_value=np.nan) for x in columns], 1)
     whole = np.isfinite(table).all(axis=1)
     inputs = traces["input"][whole].tolist()
