@@ -17,6 +17,7 @@ _HOMES = {
     "Trace": "graphtrace.traces",
     "centrality": "graphtrace.analysis.centrality",
     "circuit": "graphtrace.analysis.circuit",
+    "compare": "graphtrace.analysis.compare",
     "contrast": "graphtrace.analysis.contrast",
     "core_stability": "graphtrace.analysis.core",
     "density": "graphtrace.analysis.density",
@@ -47,6 +48,7 @@ __all__ = [
     "Trace",
     "centrality",
     "circuit",
+    "compare",
     "contrast",
     "core_stability",
     "density",
@@ -72,6 +74,7 @@ __all__ = [
 if TYPE_CHECKING:
     from graphtrace.analysis.centrality import centrality
     from graphtrace.analysis.circuit import circuit
+    from graphtrace.analysis.compare import compare
     from graphtrace.analysis.contrast import contrast
     from graphtrace.analysis.core import core_stability
     from graphtrace.analysis.density import density

@@ -14,6 +14,7 @@ import graphtrace.cli.traces
 import graphtrace.cli.query
 import graphtrace.cli.analyze
 import graphtrace.cli.contrast
+import graphtrace.cli.compare
 import graphtrace.cli.report
 import graphtrace.cli.export
 import graphtrace.cli.archive
