@@ -10,7 +10,8 @@ import numba
 import numpy as np
 import torch
 
-NUCLEUS_PERCENT = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
+from graphtrace.curve import NUCLEUS_PERCENT
+
 _SHARE = np.array(NUCLEUS_PERCENT) / 100
 N_TOP = 10
 """Most probable tokens that are kept with the full model and with every point."""

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+NUCLEUS_PERCENT = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
+"""Levels of the nucleus, percent of the probability."""
+
 
 def curve_kind(
     mode: str,
