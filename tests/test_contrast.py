@@ -478,7 +478,7 @@ def test_inputs_without_a_partner_are_counted_and_said():
     alone = synthetic_trace(77, name="alone", text="x", labels={"group": "corrupt", "pair": "9"})
     none = synthetic_trace(78, name="none", text="y", labels={"group": "corrupt"})
     source = MemorySource([*traces, alone, none])
-    with pytest.warns(ContrastWarning, match="1 inputs of clean and 2 of corrupt.*4 pairs"):
+    with pytest.warns(ContrastWarning, match="1 input of clean and 2 of corrupt.*4 pairs"):
         found = contrast(source, SIZE, by="group", pair="pair")
     (row,) = found.summary.to_dict("records")
     assert (row["n_pairs"], row["unpaired_a"], row["unpaired_b"]) == (4, 1, 2)

@@ -151,9 +151,10 @@ def contrast(
 
              level="token": token, special, in_text_a, in_text_b (share of inputs whose text has
              it); the share columns, p, q. The edges are counted by the text of their source
-    summary  one row per block: model, a, b, level, matched, test (`mcnemar`, `fisher`, `sign`,
-             `rank-sum`), n_inputs_a, n_inputs_b, n_pairs, unpaired_a, unpaired_b (inputs left out),
-             n_traces_a, n_traces_b, trace_edges_a, trace_edges_b (mean number of edges),
+    summary  one row per block: model, a, b, compared (the level), matched, test (`mcnemar`,
+             `fisher`, `sign`, `rank-sum`), n_inputs_a, n_inputs_b, n_pairs, unpaired_a,
+             unpaired_b (inputs left out), n_traces_a, n_traces_b, trace_edges_a, trace_edges_b
+             (mean number of edges),
              settings_a, settings_b, n_rows, n_found (rows with q < 0.05), n_both, n_only_a,
              n_only_b (rows by `where`, <NA> without)
 
@@ -220,7 +221,7 @@ def _summary(block: Block, level: str, matched: str, edges: list[Any]) -> dict[s
         "model": block.model,
         "a": block.a.value,
         "b": block.b.value,
-        "level": level,
+        "compared": level,
         "matched": matched,
         "test": tests.get((level, block.paired), "sign" if block.paired else "rank-sum"),
         "n_inputs_a": block.a.n_inputs,
@@ -294,7 +295,8 @@ def _count_rows(
     draw: _Draw,
     core: float,
 ) -> pd.DataFrame:
-    """Rows of components, layers or parts of the depth. both: each side's int64 [traces, components]."""
+    """Rows of components, layers or parts of the depth. both: each side's counts, int64 [traces,
+    components]."""
     if shapes[0] == shapes[1] and level == "component":
         frame, members = component_columns(*shapes[0]), None
     else:

@@ -270,8 +270,9 @@ def _warn_of_alone(values: tuple[str, str], blocks: list[Block]) -> None:
     if any(alone):
         n_pairs = sum(block.n_pairs or 0 for block in blocks)
         warnings.warn(
-            f"{alone[0]:,} inputs of {values[0]} and {alone[1]:,} of {values[1]} have no partner "
-            f"on the other side and are left out; {n_pairs:,} pairs are compared",
+            f"{alone[0]:,} input{'' if alone[0] == 1 else 's'} of {values[0]} and {alone[1]:,} of "
+            f"{values[1]} have no partner on the other side and are left out; {n_pairs:,} pairs "
+            "are compared",
             ContrastWarning,
             stacklevel=4,
         )
