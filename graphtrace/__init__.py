@@ -4,7 +4,9 @@ Turn a causal language model's forward pass into a graph, store it, query it, an
 imported when they are first used, so that analysing needs neither torch nor transformers.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -15,11 +17,15 @@ _HOMES = {
     "Input": "graphtrace.traces",
     "SubGraph": "graphtrace.subgraph",
     "Trace": "graphtrace.traces",
+    "agreement": "graphtrace.analysis.agreement",
+    "baselines": "graphtrace.analysis.baselines",
     "centrality": "graphtrace.analysis.centrality",
     "circuit": "graphtrace.analysis.circuit",
     "compare": "graphtrace.analysis.compare",
     "contrast": "graphtrace.analysis.contrast",
+    "controls": "graphtrace.analysis.controls",
     "core_stability": "graphtrace.analysis.core",
+    "correlates": "graphtrace.analysis.correlates",
     "density": "graphtrace.analysis.density",
     "evaluate": "graphtrace.set_evaluation",
     "export_gephi": "graphtrace.export",
@@ -28,13 +34,17 @@ _HOMES = {
     "forecast": "graphtrace.forecasting",
     "ingest": "graphtrace.ingestion",
     "load_model": "graphtrace.loading",
+    "matched_continuations": "graphtrace.designs",
     "modularity": "graphtrace.analysis.modularity",
+    "nucleus": "graphtrace.analysis.nucleus",
     "open_archive": "graphtrace.archive",
     "open_store": "graphtrace.stores.base",
     "parse_size": "graphtrace.sizes",
     "read_corpus": "graphtrace.corpus",
     "report": "graphtrace.study_report",
+    "reconstruction": "graphtrace.analysis.reconstruction",
     "save_analysis": "graphtrace.stores.saved_runs",
+    "structure": "graphtrace.analysis.structure",
     "trace": "graphtrace.tracing",
     "trace_many": "graphtrace.tracing",
     "write_traces": "graphtrace.archive_write",
@@ -46,11 +56,15 @@ __all__ = [
     "Input",
     "SubGraph",
     "Trace",
+    "agreement",
+    "baselines",
     "centrality",
     "circuit",
     "compare",
     "contrast",
+    "controls",
     "core_stability",
+    "correlates",
     "density",
     "evaluate",
     "export_gephi",
@@ -59,29 +73,41 @@ __all__ = [
     "forecast",
     "ingest",
     "load_model",
+    "matched_continuations",
     "modularity",
+    "nucleus",
     "open_archive",
     "open_store",
     "parse_size",
     "read_corpus",
     "report",
+    "reconstruction",
     "save_analysis",
+    "structure",
     "trace",
     "trace_many",
     "write_traces",
 ]
 
 if TYPE_CHECKING:
+    from graphtrace.analysis.agreement import agreement
+    from graphtrace.analysis.baselines import baselines
     from graphtrace.analysis.centrality import centrality
     from graphtrace.analysis.circuit import circuit
     from graphtrace.analysis.compare import compare
     from graphtrace.analysis.contrast import contrast
+    from graphtrace.analysis.controls import controls
     from graphtrace.analysis.core import core_stability
+    from graphtrace.analysis.correlates import correlates
     from graphtrace.analysis.density import density
     from graphtrace.analysis.modularity import modularity
+    from graphtrace.analysis.nucleus import nucleus
+    from graphtrace.analysis.reconstruction import reconstruction
+    from graphtrace.analysis.structure import structure
     from graphtrace.archive import open_archive
     from graphtrace.archive_write import write_traces
     from graphtrace.corpus import read_corpus
+    from graphtrace.designs import matched_continuations
     from graphtrace.errors import GraphtraceError
     from graphtrace.export import export_gephi, export_graphml
     from graphtrace.forecasting import forecast
@@ -119,3 +145,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Package(ModuleType):
+    """This package. Importing a module of it that has a public name, such as
+    `graphtrace.agreement`, does not put the module in the place of the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

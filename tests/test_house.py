@@ -58,6 +58,8 @@ ROOMS = [
         "model_facts",
         "plots",
         "plots_contrast",
+        "plots_correlates",
+        "plots_curves",
         "export",
         "neo4j_import",
         "report_page",

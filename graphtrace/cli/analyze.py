@@ -225,10 +225,15 @@ def density(**options: Any) -> None:
     MLP neurons): means, and rank correlations with the normalised density, also with the context
     length held constant; 95 % bootstrap intervals over inputs. A measure that no trace has: n 0."""
     from graphtrace.analysis.density import density as measure_density
+    from graphtrace.analysis.measured_traces import values_per_input
+    from graphtrace.plots_correlates import plot_density
 
     with open_run(options) as run:
         frame = measure_density(run.source, **run.selection)
+        drawn = options["plot"] is not None
+        values = values_per_input(run.source, **run.selection) if drawn else None
         run.save("density", frame)
+    draw(options, plot_density, frame, values)
     show(frame, options["format"])
 
 

@@ -13,9 +13,12 @@ import graphtrace.cli.ingest
 import graphtrace.cli.traces
 import graphtrace.cli.query
 import graphtrace.cli.analyze
+import graphtrace.cli.analyze_curves
+import graphtrace.cli.analyze_correlates
 import graphtrace.cli.contrast
 import graphtrace.cli.compare
 import graphtrace.cli.report
+import graphtrace.cli.design
 import graphtrace.cli.export
 import graphtrace.cli.archive
 import graphtrace.cli.store
