@@ -164,8 +164,10 @@ def input_curves(
         return None
     inputs = [input_of[trace] for trace, _ in curves]
     if size is None:
-        starts = pd.Series([10 ** x[0] for x, _ in curves.values()]).groupby(inputs).min()
-        size = _axis(starts.to_numpy(np.float64), n_points)
+        starts: dict[str, float] = {}
+        for input_, (x, _) in zip(inputs, curves.values(), strict=True):
+            starts[input_] = min(starts.get(input_, 1.0), 10 ** x[0])
+        size = _axis(np.array(list(starts.values())), n_points)
     wanted = np.log10(size)
     table = np.stack([_between(x, values, wanted) for x, values in curves.values()])
     return InputCurves(size, input_means(inputs, table), list(dict.fromkeys(inputs)), len(inputs))
