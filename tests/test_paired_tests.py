@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, fisher_exact, mannwhitneyu
 
 from graphtrace.analysis.paired_tests import (
-    benjamini_hochberg,
     bootstrap_difference,
     fisher,
     mcnemar,
@@ -18,6 +17,7 @@ from graphtrace.analysis.paired_tests import (
     rank_sum,
     sign_test,
 )
+from graphtrace.analysis.stats import false_discovery_q
 
 
 def plain_mcnemar(only_a, only_b):
@@ -115,7 +115,7 @@ def test_rank_sum_against_a_published_example():
 
 @given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 0.5, 1.0]), max_size=20))
 def test_benjamini_hochberg_against_two_others(p):
-    found = benjamini_hochberg(np.array(p))
+    found = false_discovery_q(np.array(p))
     np.testing.assert_allclose(found, plain_bh(p), atol=1e-12)
     if p:
         np.testing.assert_allclose(found, false_discovery_control(p), atol=1e-12)
@@ -125,10 +125,10 @@ def test_benjamini_hochberg_of_a_published_example():
     # Benjamini and Hochberg 1995, section 3.2: four of the 15 are found at 0.05.
     p = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262,
          0.5719, 0.6528, 0.7590, 1.0]  # fmt: skip
-    found = benjamini_hochberg(np.array(p))
+    found = false_discovery_q(np.array(p))
     assert (found <= 0.05).sum() == 4
     holes = np.insert(np.array(p), [0, 4], np.nan)
-    again = benjamini_hochberg(holes)
+    again = false_discovery_q(holes)
     assert np.isnan(again[[0, 5]]).all()
     np.testing.assert_array_equal(again[~np.isnan(again)], found)
 

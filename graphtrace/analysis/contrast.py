@@ -37,14 +37,13 @@ from graphtrace.analysis.contrast_sides import (
 from graphtrace.analysis.contrast_tokens import TokenShare, token_blocks, token_shares
 from graphtrace.analysis.counts_at_size import Counts, component_groups, counts_at_size
 from graphtrace.analysis.paired_tests import (
-    benjamini_hochberg,
     bootstrap_difference,
     fisher,
     paired_difference,
     rank_sum,
     sign_test,
 )
-from graphtrace.analysis.stats import Interval
+from graphtrace.analysis.stats import Interval, false_discovery_q
 from graphtrace.component_names import Shape
 from graphtrace.errors import OptionError
 from graphtrace.selection import TraceSource, check_curves, natural
@@ -184,7 +183,7 @@ def contrast(
         tables.append(_headed(block, frame, matched))
         summaries.append(_summary(block, level, matched, edges))
     rows = pd.concat(tables, ignore_index=True)
-    rows["q"] = benjamini_hochberg(rows["p"].to_numpy())
+    rows["q"] = false_discovery_q(rows["p"].to_numpy())
     return Contrast(rows, _counted(pd.DataFrame(summaries), rows, sides))
 
 

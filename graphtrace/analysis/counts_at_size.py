@@ -17,8 +17,9 @@ from graphtrace.component_names import Shape
 from graphtrace.selection import TraceSource
 from graphtrace.sizes import Size, parse_size
 
-AT_ONCE = 500
-"""Traces whose counts are read at a time: all sizes of them are in memory together."""
+AT_ONCE = 100
+"""Traces whose counts are read at a time: those of all sizes are in memory together, and a store
+reads more than so many traces by reading all it has."""
 
 
 class Counts(NamedTuple):

@@ -1,9 +1,8 @@
 """Tests of two groups of inputs, many columns at once: exact where counts are compared.
 
 McNemar (Psychometrika 12, 1947) for a share of pairs, Fisher's exact test for two independent
-shares, the sign test and Mann and Whitney's for other values, all two-sided; Benjamini and
-Hochberg (JRSS B 57, 1995) for the false discoveries among many of them. Nothing here knows what
-the columns are.
+shares, the sign test and Mann and Whitney's for other values, all two-sided. Nothing here knows
+what the columns are.
 """
 
 import numpy as np
@@ -64,23 +63,6 @@ def rank_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         found = mannwhitneyu(a[:, varies], b[:, varies], axis=0, method="asymptotic")
         p[varies] = np.minimum(found.pvalue, 1.0)
     return p
-
-
-def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """float64, the shape of p: the smallest false discovery rate at which each is a discovery.
-
-    NaN stays NaN and does not count as a test.
-    """
-    p = np.asarray(p, np.float64)
-    tested = np.isfinite(p)
-    own, q = p[tested], np.full(p.shape, np.nan)
-    order = np.argsort(-own, kind="stable")  # largest first
-    n = len(own)
-    stepped = own[order] * n / np.arange(n, 0, -1)
-    adjusted = np.empty(n)
-    adjusted[order] = np.minimum(np.minimum.accumulate(stepped), 1.0)
-    q[tested] = adjusted
-    return q
 
 
 def bootstrap_difference(
