@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from graphtrace.errors import OptionError
 from graphtrace.plots import _OTHERS, COLOURS, Frame, _figure, _styled, _whole_ticks
 from graphtrace.schema import visible
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from graphtrace.analysis.contrast import Contrast
 
+MEASURES = ("presence", "share")
 FOUND = 0.05
 """Rows with a smaller q are marked."""
 
@@ -28,26 +30,32 @@ _MAP = "PuOr_r"
 
 
 @_styled
-def plot_contrast(found: "Contrast") -> "Figure":
+def plot_contrast(found: "Contrast", measure: str = "presence") -> "Figure":
     """The difference A - B of `contrast(...)`, one row of panels per model.
 
-    Components: presence, heads as a layer x head map, mlp and residual components as bars. Layers,
-    parts of the depth and tokens: bars of the share of the edges (of presence, for parts of the
-    depth at level="component"). Bars have their 95 % intervals; stars and points mark q < 0.05.
+    measure: of components, `presence`, or `share` (of the edges), whose difference is not tested
+    there. Components are a layer x head map of the heads (grey: in no trace) beside bars of mlp and
+    residual ones; parts of the depth, layers and tokens are bars, the last two of their share. Bars
+    have their 95 % intervals; stars mark q < 0.05. Raises OptionError for an unknown measure.
     """
-    rows = found.rows
+    if measure not in MEASURES:
+        raise OptionError(f"measure {measure!r} is none of {', '.join(MEASURES)}")
+    has_presence = "difference" in found.rows.columns
+    column = "difference" if has_presence and measure == "presence" else "share_difference"
+    tested = not has_presence or measure == "presence"
+    rows = found.rows.assign(marked=tested & (found.rows["q"] < FOUND))
     blocks = [
         (row, rows.loc[rows["model"] == row["model"]]) for row in found.summary.to_dict("records")
     ]
-    column = "difference" if "difference" in rows.columns else "share_difference"
     if "component" in rows.columns:
         figure, axes = _component_panels(blocks)
-        limit = _limit(rows, column)
+        limit = _limit(rows.loc[rows["kind"] == "attention"], column)
+        reach = _reach(rows.loc[rows["kind"] != "attention"], column)
         for (row, block), (grid, bars) in zip(blocks, axes, strict=True):
-            _head_map(figure, grid, block, limit)
+            _head_map(figure, grid, block, column, limit)
             shown = block.loc[block["kind"] != "attention"]
             others = [(name, _OTHERS[name], _ending(shown, name)) for name in _OTHERS]
-            _bars(bars, [x for x in others if len(x[2])], "layer", column, _reach(rows, column))
+            _bars(bars, [x for x in others if len(x[2])], "layer", column, reach)
             bars.set_ylim(-0.6, int(block["layer"].max()) + 0.6)
             bars.set_ylabel("layer")
             _whole_ticks(bars.yaxis)
@@ -71,7 +79,8 @@ def plot_contrast(found: "Contrast") -> "Figure":
         line[-1].set_xlabel(f"difference of {what}, A − B")
         line[-1].axvline(0, color="black", lw=0.8)
         _legend(line[-1], upward="component" in rows.columns)
-    figure.suptitle(f"difference of {what}, A − B; 95 % intervals; marked: q < {FOUND:g}")
+    marks = f"; marked: q < {FOUND:g}" if tested else ""
+    figure.suptitle(f"difference of {what}, A − B; 95 % intervals{marks}")
     return figure
 
 
@@ -88,7 +97,7 @@ def _title(row: dict[str, Any]) -> str:
 
 
 def _limit(rows: Frame, column: str) -> float:
-    top = float(rows[column].abs().max())
+    top = float(rows[column].abs().max()) if len(rows) else 0.0
     return top if top > 0 else 1.0
 
 
@@ -111,8 +120,8 @@ def _component_panels(blocks: list[tuple[dict[str, Any], Frame]]):
     return _figure(len(blocks), 2, width + 4.8, 0.4 + height * len(blocks), gridspec_kw=ratios)
 
 
-def _head_map(figure: "Figure", axis: "Axes", block: Frame, limit: float) -> None:
-    """Differences of presence by layer and head; grey where no trace uses the head."""
+def _head_map(figure: "Figure", axis: "Axes", block: Frame, column: str, limit: float) -> None:
+    """Differences by layer and head; grey where no trace uses the head."""
     import matplotlib as mpl
 
     heads = block.loc[block["kind"] == "attention"]
@@ -120,7 +129,7 @@ def _head_map(figure: "Figure", axis: "Axes", block: Frame, limit: float) -> Non
     n_heads = int(heads["head"].max()) + 1 if len(heads) else 1
     table = np.full((n_layers, n_heads), np.nan)
     places = (heads["layer"].to_numpy(int), heads["head"].to_numpy(int))
-    table[places] = heads["difference"]
+    table[places] = heads[column]
     image = axis.imshow(
         np.ma.masked_invalid(table),
         origin="lower",
@@ -130,13 +139,13 @@ def _head_map(figure: "Figure", axis: "Axes", block: Frame, limit: float) -> Non
         vmax=limit,
         interpolation="nearest",
     )
-    marked = heads["q"].to_numpy(float) < FOUND
+    marked = heads["marked"].to_numpy(bool)
     axis.plot(places[1][marked], places[0][marked], "*", color="black", ms=7, mec="white", mew=0.6)
     _whole_ticks(axis.xaxis)
     _whole_ticks(axis.yaxis)
     axis.set_xlabel("attention head")
     axis.set_ylabel("layer")
-    figure.colorbar(image, ax=axis, label="difference of presence", pad=0.02)
+    figure.colorbar(image, ax=axis, label="A − B", pad=0.02)
 
 
 def _named(block: Frame) -> tuple[list[str], list[tuple[str, str, Frame]]]:
@@ -179,7 +188,7 @@ def _bars(
             error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
             label=name or None,
         )
-        marked = rows["q"].to_numpy(float) < FOUND
+        marked = rows["marked"].to_numpy(bool)
         side = np.full(int(marked.sum()), 0.97 * reach)
         axis.plot(side, at[marked], "*", color="black", ms=6, mew=0)
     axis.set_xlim(-reach, reach)

@@ -46,8 +46,8 @@ def run(monkeypatch, capsys, tmp_path):
     return run
 
 
-def expected(**options):
-    return contrast(MemorySource(pairs(4, models=("a", "b"))), SIZE, **options)
+def expected(size=SIZE, **options):
+    return contrast(MemorySource(pairs(4, models=("a", "b"))), size, **options)
 
 
 def test_the_command_prints_what_the_library_returns(run):
@@ -192,7 +192,7 @@ def panels(figure):
 
 
 def test_the_figure_holds_the_values_of_the_table():
-    found = expected(by="group", pair="pair", models=["a"])
+    found = expected("k:8", by="group", pair="pair", models=["a"])
     figure = plot_contrast(found)
     grid, bars = panels(figure)
     image = grid.images[0]
@@ -200,9 +200,10 @@ def test_the_figure_holds_the_values_of_the_table():
     rows = found.rows
     for row in rows[rows["kind"] == "attention"].to_dict("records"):
         assert table[row["layer"], row["head"]] == pytest.approx(row["difference"])
+    assert len(set(rows["difference"])) > 2
     low, high = image.get_clim()
     assert low == -high
-    assert high == pytest.approx(rows["difference"].abs().max())
+    assert high == pytest.approx(rows[rows["kind"] == "attention"]["difference"].abs().max())
     widths = sorted(patch.get_width() for patch in bars.patches)
     others = rows.loc[rows["kind"] != "attention", "difference"]
     assert widths == pytest.approx(sorted(others))
@@ -212,7 +213,7 @@ def test_the_figure_holds_the_values_of_the_table():
 
 
 def test_what_is_found_is_marked():
-    found = expected(by="group", pair="pair", models=["a"])
+    found = expected("k:8", by="group", pair="pair", models=["a"])
     rows = found.rows.assign(q=np.where(found.rows["component"].isin(["L1H0", "L0.mlp"]), 0.01, 1))
     grid, bars = panels(plot_contrast(found._replace(rows=rows)))
     (stars,) = grid.lines
@@ -221,8 +222,24 @@ def test_what_is_found_is_marked():
     assert sum(len(line.get_xydata()) for line in marked) == 1
 
 
+def test_shares_are_drawn_without_marks():
+    found = expected("k:8", by="group", pair="pair", models=["a"])
+    figure = plot_contrast(found._replace(rows=found.rows.assign(q=0.01)), "share")
+    grid, bars = panels(figure)
+    table = grid.images[0].get_array()
+    rows = found.rows
+    for row in rows[rows["kind"] == "attention"].to_dict("records"):
+        assert table[row["layer"], row["head"]] == pytest.approx(row["share_difference"])
+    assert "marked" not in figure.get_suptitle()
+    assert "share of edges" in bars.get_xlabel()
+    stars = [line for axis in (grid, bars) for line in axis.lines if line.get_marker() == "*"]
+    assert sum(len(line.get_xydata()) for line in stars) == 0
+    with pytest.raises(OptionError, match="measure 'size' is none of"):
+        plot_contrast(found, "size")
+
+
 def test_a_head_that_no_trace_uses_is_grey():
-    found = expected(by="group", pair="pair", models=["a"])
+    found = expected("k:8", by="group", pair="pair", models=["a"])
     rows = found.rows[found.rows["component"] != "L0H1"]
     grid, _ = panels(plot_contrast(found._replace(rows=rows)))
     assert grid.images[0].get_array().mask.tolist() == [[False, True], [False, False]]
@@ -257,7 +274,9 @@ def test_every_level_has_a_figure(tmp_path):
 
 
 def test_the_command_draws(run, tmp_path):
-    code, _, err = run("analyze", "contrast", *GIVEN, "--plot", tmp_path / "x.svg")
-    assert code == 0
-    assert (tmp_path / "x.svg").read_text().startswith("<?xml")
-    assert "figure:" in err
+    for measure, what in (("presence", "share of inputs"), ("share", "share of edges")):
+        figure = ("--plot", tmp_path / "x.svg", "--measure", measure)
+        code, _, err = run("analyze", "contrast", *GIVEN, *figure)
+        assert code == 0
+        assert what in (tmp_path / "x.svg").read_text()
+        assert "figure:" in err

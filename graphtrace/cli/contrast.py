@@ -29,6 +29,13 @@ class ContrastLevel(StrEnum):
     token = "token"
 
 
+class ContrastMeasure(StrEnum):
+    """What the figure of components shows."""
+
+    presence = "presence"
+    share = "share"
+
+
 class ContrastTable(StrEnum):
     """Tables of `analyze contrast`."""
 
@@ -79,6 +86,9 @@ def contrast(
         float,
         typer.Option(help="A component is of a side that has it in this share of its inputs."),
     ] = 0.5,
+    measure: Annotated[
+        ContrastMeasure, typer.Option(help="What the figure of components shows.")
+    ] = ContrastMeasure.presence,
     table: Annotated[
         ContrastTable, typer.Option(help="What differs, row by row, or a row per model.")
     ] = ContrastTable.rows,
@@ -104,7 +114,7 @@ def contrast(
         if options["save"]:
             parameters = {"level": level.value, "core": core, "table": table.value}
             _save(run, frame, size, {**given, **chosen}, parameters)
-    draw(options, plot_contrast, found)
+    draw(options, plot_contrast, found, measure.value)
     show(frame, options["format"])
     if table is ContrastTable.rows:
         for row in found.summary.to_dict("records"):
