@@ -135,6 +135,8 @@ def plot_controls(result: "Controls") -> "Figure":
         axis.set_ylabel(f"{label},\nmean over endings")
         axis.set_title("the same endings, longer contexts", loc="left")
         _legend_under(axis)
+    over = "over endings (left) and over inputs" if matched else "over inputs"
+    figure.suptitle(f"bars: 95 % intervals {over}")
     axis = axes[0][-1]
     differences = _blocks(result.difference, before="measure")
     blocks = _blocks(result.quartiles, before="measure")

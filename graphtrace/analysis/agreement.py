@@ -93,9 +93,8 @@ def agreement(
     for values, models in groups.items():
         labels = dict(zip(keys, values, strict=True))
         rows = [
-            {**labels, "model": one, "other_model": other, "measure": measure}
-            | _agree(models[one], models[other], draws, seed)
-            for one, other in combinations(models, 2)
+            {**labels, "model": one, "other_model": other, "measure": measure} | found
+            for (one, other), found in _agree(models, draws, seed).items()
         ]
         pairs += rows
         summary.append({**labels, "measure": measure, "n_models": len(models)} | _summary(rows))
@@ -118,23 +117,35 @@ def _per_input(traces: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-_WANTED = (Pair(0, 1), Pair(0, 1, (2, 3)))
-
-
-def _agree(one: pd.DataFrame, other: pd.DataFrame, draws: int, seed: int) -> dict[str, Any]:
-    both = one.index[one.index.isin(other.index)]
-    values = np.stack(
-        [x.loc[both, y].to_numpy() for y in ("value", "length") for x in (one, other)]
-    )
-    found = rank_correlations(values, _WANTED)
-    low, high = bootstrap_rank_correlations(values, _WANTED, draws, seed)
-    row: dict[str, Any] = {"n_inputs": len(both)}
-    for i, name in enumerate(("rho", "partial_rho")):
-        ends = dict(zip(_ENDS, (found[i], low[i], high[i]), strict=True))
-        row |= {f"{name}{end}": float(value) for end, value in ends.items()}
-        if i == 0:
-            row["p"] = rank_correlation_p(values[0], values[1])
-    return row
+def _agree(
+    models: dict[str, pd.DataFrame], draws: int, seed: int
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """What a row of `pairs` says of every two models."""
+    # Pairs over the same inputs, as a rule all of them, share their ranks and one bootstrap.
+    inputs: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for one, other in combinations(models, 2):
+        both = models[one].index[models[one].index.isin(models[other].index)]
+        inputs.setdefault(tuple(sorted(both)), []).append((one, other))
+        rows[one, other] = {"n_inputs": len(both)}
+    for both, asked in inputs.items():
+        place = {model: 2 * i for i, model in enumerate(dict.fromkeys(sum(asked, ())))}
+        values = np.concatenate(
+            [models[x].loc[[*both], ["value", "length"]].to_numpy(np.float64).T for x in place]
+        )
+        wanted = [
+            Pair(place[one], place[other], controls)
+            for one, other in asked
+            for controls in ((), (place[one] + 1, place[other] + 1))
+        ]
+        found = rank_correlations(values, wanted)
+        low, high = bootstrap_rank_correlations(values, wanted, draws, seed)
+        for i, pair in enumerate(asked):
+            for name, at in (("rho", 2 * i), ("partial_rho", 2 * i + 1)):
+                ends = zip(_ENDS, (found[at], low[at], high[at]), strict=True)
+                rows[pair] |= {f"{name}{end}": float(value) for end, value in ends}
+            rows[pair]["p"] = rank_correlation_p(*values[[place[pair[0]], place[pair[1]]]])
+    return rows
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -115,7 +115,8 @@ def bootstrap_rank_correlations(
         drawn = rng.integers(0, n, (min(at_once, draws - start), n))
         drawn += n * np.arange(len(drawn))[:, None]
         counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        found.append(_correlations(_spreads(values, counts), pairs, n))
+        for part in np.array_split(counts, -(-counts.size * len(values) // (1 << 22))):
+            found.append(_correlations(_spreads(values, part), pairs, n))
     table = np.concatenate(found)
     for i in np.flatnonzero(np.isfinite(whole)):
         usable = table[np.isfinite(table[:, i]), i]
