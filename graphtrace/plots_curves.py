@@ -120,8 +120,8 @@ def _stacked(frame: Frame, colours: dict, what: str) -> "Figure":
     blocks = _blocks(frame, before="size")
     columns = min(len(blocks), 3)
     rows = -(-len(blocks) // columns)
-    figure, axes = _figure(rows, columns, 1.2 + 3.6 * columns, 0.7 + 2.8 * rows, squeeze=False)
-    figure.suptitle(f"{what}: mean share over inputs; dotted: the whole graph")
+    figure, axes = _figure(rows, columns, 1.2 + 3.6 * columns, 0.7 + 2.8 * rows)
+    figure.suptitle(f"{what}: mean share over inputs\ndotted: the whole graph", fontsize=10)
     for axis, block in zip(axes.flat, blocks, strict=False):
         title, block = block
         table = block.pivot(index="size", columns="part", values="share")
@@ -156,10 +156,10 @@ def plot_baselines(result: "Baselines", measure: str = "tv") -> "Figure":
     rows = -(-len(titles) // columns)
     names = list(dict.fromkeys(result.summary["what"]))
     colour_of = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    figure, axes = _figure(
-        rows, columns, 0.8 + 4.2 * columns, 0.9 + 3.0 * rows + 0.15 * len(names), squeeze=False
+    figure, axes = _figure(rows, columns, 0.8 + 4.2 * columns, 0.9 + 3.0 * rows + 0.15 * len(names))
+    figure.suptitle(
+        "mean over inputs, 95 % intervals\ndotted: at the edges left in the model", fontsize=10
     )
-    figure.suptitle("mean over inputs, 95 % intervals; dotted: at the edges left in the model")
     for axis, title in zip(axes.flat, titles, strict=False):
         n_inputs = []
         for what, block in panels.get(title, []):

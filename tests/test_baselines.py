@@ -49,6 +49,12 @@ def curves_of(traces, scorer, kind):
     return found
 
 
+def with_left(trace, curve):
+    """The curve with log10 of the edges left over |E| for its TV."""
+    left = trace.edges_left(curve) / trace.n_edges
+    return dataclasses.replace(curve, tv=np.log10(np.maximum(left, 1e-9)))
+
+
 LINES = {
     "l1 sufficiency:zero": ("l1", ZERO),
     "l1 necessity:zero": ("l1", NECESSITY),
@@ -82,12 +88,11 @@ def test_lines_against_plain_python(traces):
         table = pd.DataFrame([interpolate(c, size) for _, c in own.values()])
         np.testing.assert_allclose(rows["mean"], table.mean(), atol=1e-12)
         np.testing.assert_allclose(rows["q75"], table.quantile(0.75), atol=1e-12)
-        left = [
-            interpolate(dataclasses.replace(c, tv=t.edges_left(c) / t.n_edges), size)
-            for t, c in own.values()
-        ]
+        left = [10 ** interpolate(with_left(t, c), size) for t, c in own.values()]
         np.testing.assert_allclose(rows["effective_size"], pd.DataFrame(left).mean(), atol=1e-12)
         assert rows["n_inputs"].tolist() == table.notna().sum().tolist()
+    own = found.curve.loc[found.curve["what"] == "l1 sufficiency:zero"]
+    np.testing.assert_allclose(own["effective_size"], size)
     random = found.curve.loc[found.curve["what"].str.startswith("random")]
     assert (random["effective_size"] > random["size"]).iloc[:-1].all()
 

@@ -190,6 +190,20 @@ def test_phases_of_a_logistic_curve_are_where_it_says():
     np.testing.assert_allclose(rising[[1, 5]], 1 - found[[1, 5]])
 
 
+def test_a_necessity_curve_is_constructed_where_it_rises():
+    rising = []
+    for trace in varied(5):
+        curve = dataclasses.replace(
+            trace.curve, tv=1 - trace.curve.tv, kl=1 - trace.curve.kl, mode="necessity"
+        )
+        rising.append(dataclasses.replace(trace, curves=(curve,)))
+    found = reconstruction(MemorySource(rising), points=30, draws=40).phases.iloc[0]
+    expected = reconstruction(MemorySource(varied(5)), points=30, draws=40).phases.iloc[0]
+    for name in ("core_size", "slope", "construction_start", "construction_end"):
+        assert found[name] == pytest.approx(expected[name])
+    assert found["core_value"] == pytest.approx(1 - expected["core_value"])
+
+
 def plain_phases(size, mean):
     x, w = np.log10(size), 0.25 + 1e-9
     slope = []

@@ -138,7 +138,9 @@ def _lines(traces: Frame, points: Frame) -> list[_Line]:
     lines = []
     for settings, kind, _ in counted:
         row = first.loc[settings]
-        more = [f"{x} {row[x]}" for x in differ if x not in ("scorer", "search")]
+        more = [
+            f"{x} {row[x]}" for x in differ if x not in ("scorer", "search") and not pd.isna(row[x])
+        ]
         search = [row["search"]] if "search" in differ and row["scorer"] != "random" else []
         named = ", ".join([row["scorer"], *search, *more])
         what = f"{named} {kind.replace(_ALL_KINDS, '')}"
@@ -187,8 +189,7 @@ def _group(own, found, lines, left, measure, n_points, draws, seed):
         table = None if size is None else input_curves(part, input_of, n_points, measure, size)
         if table is not None:
             band = _band(table, draws, seed)
-            residue = input_curves(part.assign(tv=part["left"]), input_of, n_points, "tv", size)
-            effective = np.full(n_points, np.nan) if residue is None else means(residue.values)
+            effective = _effective(part, input_of, n_points, size)
             band.insert(len(band.columns) - 1, "effective_size", effective)
             curves.append(labelled(band, names))
     empty = pd.DataFrame(columns=["what", "settings", "kind", "size", "mean"])
@@ -210,6 +211,14 @@ def _band(table, draws: int, seed: int) -> pd.DataFrame:
             "n_inputs": n,
         }
     )
+
+
+def _effective(part: Frame, input_of, n_points: int, size) -> np.ndarray:
+    """float64 [points]: the effective size, between a curve's points linear in both logarithms, so
+    that it is the size itself where nothing else is left."""
+    left = part.assign(tv=np.log10(part["left"].where(part["n_edges"] >= 1)))
+    table = input_curves(left, input_of, n_points, "tv", size)
+    return np.full(n_points, np.nan) if table is None else means(10**table.values)
 
 
 def _densities(part: Frame, input_of, n_edges) -> pd.DataFrame:

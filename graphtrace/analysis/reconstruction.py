@@ -4,7 +4,8 @@ A trace's curve says how far the trace of each size is from the full prediction.
 the mean curve falls in two phases, which are found from its slope:
 
     slope         what the mean gains per decade of size (the fall of TV and KL, the rise of the
-                  others), over the half decade around a size, less at the ends of the curve
+                  others; the other way round in a necessity curve, whose edges are dropped), over
+                  the half decade around a size, less at the ends of the curve
     minimal core  the size where the slope is greatest
     construction  the contiguous sizes around it whose slope is at least a quarter of that
     refinement    from the end of the construction to 1
@@ -106,7 +107,9 @@ def reconstruction(
             continue
         drawn = drawn_means(table.values, draws, seed)
         curves.append(labelled(_band(table, drawn), labels))
-        phases.append(labels | {"measure": measure} | _phases(table, drawn, measure))
+        necessity = str(part["kind"].iloc[0]).startswith("necessity:")
+        sign = 1.0 if (measure in _FALLS) != necessity else -1.0
+        phases.append(labels | {"measure": measure} | _phases(table, drawn, sign))
     if not curves:
         raise OptionError(
             f"no curve has {measure}: none of the inputs had a target"
@@ -135,8 +138,7 @@ def _band(table: InputCurves, drawn: np.ndarray) -> pd.DataFrame:
     )
 
 
-def _phases(table: InputCurves, drawn: np.ndarray, measure: str) -> dict[str, Any]:
-    sign = 1.0 if measure in _FALLS else -1.0
+def _phases(table: InputCurves, drawn: np.ndarray, sign: float) -> dict[str, Any]:
     value = find_phases(table.size, means(table.values)[None, :], sign)[0]
     low, high = interval_of(find_phases(table.size, drawn, sign), len(table.inputs))
     row: dict[str, Any] = {"n_inputs": len(table.inputs), "n_curves": table.n_curves}
