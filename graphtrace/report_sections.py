@@ -5,68 +5,35 @@ Sentences are made of the numbers of the tables, never of what they are expected
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from graphtrace.analysis.agreement import agreement
 from graphtrace.analysis.centrality import centrality
+from graphtrace.analysis.controls import controls
 from graphtrace.analysis.core import ALL_MODELS, core_stability
 from graphtrace.analysis.correlates import correlates
 from graphtrace.analysis.density import density
 from graphtrace.analysis.modularity import modularity
 from graphtrace.errors import OptionError
 from graphtrace.plots import plot_centrality, plot_core_stability, plot_modularity
+from graphtrace.plots_correlates import (
+    plot_agreement,
+    plot_controls,
+    plot_correlates,
+    plot_density,
+)
+from graphtrace.report_claims import claims_section
+from graphtrace.report_curves import (
+    baselines_section,
+    composition_section,
+    layers_section,
+    nucleus_section,
+    reconstruction_section,
+)
 from graphtrace.report_page import Section, shown_value
-from graphtrace.selection import TraceSource
-from graphtrace.sizes import Size
-
-
-class Study(NamedTuple):
-    """What a report is over. traces: rows of `chosen_traces`; selection: keywords of the analyses,
-    settings always named."""
-
-    source: TraceSource
-    traces: pd.DataFrame
-    selection: dict[str, Any]
-    size: Size
-    draws: int
-    seed: int
-    workers: int
-    progress: bool
-
-    @property
-    def drawn(self) -> dict[str, Any]:
-        """Keywords of an analysis that bootstraps."""
-        return {**self.selection, "draws": self.draws, "seed": self.seed}
-
-    @property
-    def passes(self) -> dict[str, Any]:
-        """Keywords of an analysis that measures single traces."""
-        return {"workers": self.workers, "progress": self.progress}
-
-
-def name_of(row: dict[str, Any], keys: list[str]) -> str:
-    """A model and its group in words: `demo`, `demo, group clean`."""
-    model = str(row["model"]).partition("@")[0]
-    groups = [f"{key} {row[key] or 'none'}" for key in keys if key != "model"]
-    return ", ".join([model, *groups])
-
-
-def keys_of(frame: pd.DataFrame, before: str) -> list[str]:
-    """The columns that name a row's model and group: those in front of `before`."""
-    return [str(name) for name in frame.columns[: frame.columns.get_loc(before)]]
-
-
-def with_interval(row: dict[str, Any], name: str) -> str:
-    """`0.43 [0.41, 0.45]`."""
-    value, low, high = (shown_value(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return f"{value or 'no value'} [{low}, {high}]" if low and high else value or "no value"
-
-
-def percent(share: float) -> str:
-    """`43%`, or that there is no value."""
-    return "no value" if share != share else f"{share:.0%}"
+from graphtrace.report_parts import Study, keys_of, name_of, percent, with_interval
 
 
 def core_section(study: Study) -> Section:
@@ -77,11 +44,11 @@ def core_section(study: Study) -> Section:
     for row in found.summary.to_dict("records"):
         named = "All models together" if row["model"] == ALL_MODELS else name_of(row, keys)
         said.append(
-            f"{named}: two inputs share {percent(row['jaccard'])} of the components that either uses "
-            f"(random cores of the same sizes: {percent(row['jaccard_chance'])}); stability Φ is "
-            f"{with_interval(row, 'stability')}, and the top tenth of the {row['n_components']} "
-            f"components holds {percent(row['top10_share'])} of the edges ({row['n_inputs']:,} inputs, "
-            f"{row['trace_edges']:,.0f} edges on average)."
+            f"{named}: two inputs share {percent(row['jaccard'])} of the components that either "
+            f"uses (random cores of the same sizes: {percent(row['jaccard_chance'])}); stability "
+            f"Φ is {with_interval(row, 'stability')}, and the top tenth of the "
+            f"{row['n_components']} components holds {percent(row['top10_share'])} of the edges "
+            f"({row['n_inputs']:,} inputs, {row['trace_edges']:,.0f} edges on average)."
             if row["n_inputs"] > 1
             else f"{named}: one input, so nothing can be said about what inputs share."
         )
@@ -159,8 +126,6 @@ def modularity_section(study: Study) -> Section:
 
 def density_section(study: Study) -> Section:
     """Density, and whether other measures agree with it."""
-    from graphtrace.plots_correlates import plot_density
-
     frame = density(study.source, **study.drawn)
     keys, said = keys_of(frame, "measure"), []
     others = {
@@ -199,9 +164,7 @@ def density_section(study: Study) -> Section:
 
 def correlates_section(study: Study) -> Section:
     """What goes with density."""
-    from graphtrace.plots_correlates import plot_correlates
-
-    frame = correlates(study.source, **study.drawn)
+    frame = study.once(correlates)
     keys, said = keys_of(frame, "measure"), []
     words = {
         "entropy": "entropy",
@@ -237,11 +200,9 @@ def correlates_section(study: Study) -> Section:
 
 def agreement_section(study: Study) -> Section:
     """Whether models find the same inputs dense."""
-    from graphtrace.plots_correlates import plot_agreement
-
     if len(set(study.traces["model"])) < 2:
         raise OptionError("there is one model; agreement needs the same inputs in two")
-    found = agreement(study.source, **study.drawn)
+    found = study.once(agreement)
     keys, said = keys_of(found.summary, "measure"), []
     for row in found.summary.to_dict("records"):
         group = "".join(f"{key} {row[key] or 'none'}: " for key in keys)
@@ -263,12 +224,48 @@ def agreement_section(study: Study) -> Section:
     )
 
 
+def rarity_section(study: Study) -> Section:
+    """Density by rarity of the predicted token with the length held, and by length with the
+    prediction held where the inputs are of that design."""
+    found = controls(study.source, **study.drawn)
+    keys, said = keys_of(found.difference, "measure"), []
+    for row in found.difference.to_dict("records"):
+        said.append(
+            f"{name_of(row, keys)}: among contexts of like length, predictions of the most "
+            f"frequent quarter of tokens differ from those of the rarest by "
+            f"{with_interval(row, 'difference')} in normalised density."
+        )
+    for row in found.trend.to_dict("records"):
+        keys = keys_of(found.trend, "measure")
+        said.append(
+            f"{name_of(row, keys)}: with the last words held, a context twice as long changes "
+            f"normalised density by {with_interval(row, 'slope')}."
+        )
+    return Section(
+        "controls",
+        "Controls: rarity with length held, length with the ending held",
+        "Is it the token or the length of the context? Quartiles of rarity within strata of like "
+        "length; contexts of growing length in front of the same words.",
+        said,
+        plot_controls(found),
+        "Means with 95 % bootstrap intervals over inputs; strata count the same.",
+        found.quartiles,
+    )
+
+
 SECTIONS: dict[str, Callable[[Study], Section]] = {
+    "The paper's claims": claims_section,
+    "Reconstruction": reconstruction_section,
+    "Nucleus": nucleus_section,
+    "Make-up by layer": layers_section,
+    "Make-up by kind": composition_section,
     "Core stability": core_section,
     "Centrality": centrality_section,
     "Modularity": modularity_section,
     "Density and its alternatives": density_section,
     "What goes with density": correlates_section,
+    "Controls": rarity_section,
     "Agreement between models": agreement_section,
+    "Baselines": baselines_section,
 }
 """Title -> what makes the part, in the order of the page."""

@@ -24,7 +24,8 @@ from graphtrace.files import replacing
 from graphtrace.plots import save_figure
 from graphtrace.progress import progress as show_progress
 from graphtrace.report_page import Section, render
-from graphtrace.report_sections import SECTIONS, Study
+from graphtrace.report_parts import Study
+from graphtrace.report_sections import SECTIONS
 from graphtrace.selection import TraceSource, check_curves
 from graphtrace.sizes import Size, parse_size
 
@@ -75,18 +76,20 @@ def report(
             if section is not None:
                 made.append(section)
             advance()
+    lead, facts = _about(traces, want, size)
+    if left_out:
+        listed = "; ".join(f"{title} ({why})" for title, why in left_out.items())
+        lead.append(f"Not drawn: {listed}.")
+    # Before figures are saved elsewhere: drawn again, a layout moves by a hair.
+    page = render("What these traces say", lead, facts, made)
+    with replacing(out) as file:
+        file.write(page.encode())
     paths = []
     if figures is not None:
         named = {s.name: s.figure for s in made if s.figure is not None}
         paths = [
             save_figure(figure, Path(figures) / f"{name}.svg") for name, figure in named.items()
         ]
-    lead, facts = _about(traces, want, size)
-    if left_out:
-        listed = "; ".join(f"{title} ({why})" for title, why in left_out.items())
-        lead.append(f"Not drawn: {listed}.")
-    with replacing(out) as file:
-        file.write(render("What these traces say", lead, facts, made).encode())
     return Report(Path(out), paths, left_out)
 
 

@@ -147,8 +147,8 @@ def test_a_browser_shows_every_figure(page, tmp_path, browser):
     """Chromium loads the page; a script that only this copy has says how large the figures are."""
     found, text = page
     script = (
-        "<script>document.title = [...document.images].map(i => i.complete ? i.naturalWidth : 0)"
-        ".join(' ');</script>"
+        "<script>window.onload = () => { document.title = "
+        "[...document.images].map(i => i.complete ? i.naturalWidth : 0).join(' '); }</script>"
     )
     probed = re.sub(r"<meta http-equiv[^>]+>", "", text).replace("</body>", script + "</body>")
     assert probed != text
