@@ -136,6 +136,18 @@ class StoreSuite(Suite):
         )
         assert str(found["created"].dtype) == str(expected["created"].dtype)
 
+    @pytest.mark.parametrize("reading", ["curve_points", "trace_tokens", "component_counts"])
+    def test_what_is_read_in_bulk_is_the_archives(self, store, archive, reading):
+        ids = sorted(store.traces()["id"])
+        with open_archive(archive) as opened:
+            expected = getattr(opened, reading)(ids)
+        found = getattr(store, reading)(ids)
+        assert found.dtypes.tolist() == expected.dtypes.tolist()
+        for name in expected.columns:
+            mine, theirs = ([np.asarray(x).tolist() for x in f[name]] for f in (found, expected))
+            assert repr(mine) == repr(theirs), name  # NaN is like itself
+        assert store.uncounted() == set()
+
     @NO_WARNING
     @pytest.mark.parametrize("size", [1.0, 0.5, 0.05, "k:1", "k:17", "tv:0.4"])
     def test_subgraphs_are_those_of_the_trace(self, store, traces, size):
