@@ -258,3 +258,16 @@ def test_bars_count_every_input():
     assert values["n_traces"].tolist() == [1] * 30
     counts, _ = np.histogram(values["value"], 30)
     assert sorted(set(heights)) == sorted({0, *counts})
+
+
+def test_archive_store_and_memory_count_the_same_tokens(matched_archive, tmp_path):
+    ingest(matched_archive, tmp_path / "store")
+    with gt.open_archive(matched_archive) as archive, open_store(str(tmp_path / "store")) as store:
+        memory = MemorySource([archive[x] for x in archive.traces()["id"][::-1]])
+        one, two, three = (gt.controls(x, draws=5) for x in (archive, store, memory))
+        values = [values_per_input(x) for x in (archive, store)]
+    assert len(set(one.inputs["log_frequency"])) > 4
+    for first, second, third in zip(one, two, three, strict=True):
+        pd.testing.assert_frame_equal(first, second)
+        pd.testing.assert_frame_equal(first, third, check_dtype=False)
+    pd.testing.assert_frame_equal(*values)
