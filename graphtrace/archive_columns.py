@@ -53,7 +53,8 @@ def tokens_of(tables: list[pa.Table]) -> pd.DataFrame:
     table = pa.concat_tables([schema.TRACE.empty_table().select(list(TOKEN_COLUMNS)), *tables])
     columns: dict[str, Any] = {name: table[name].to_pylist() for name in TOKEN_COLUMNS[1:]}
     frame = pd.DataFrame({"trace": pd.Series(table["id"].to_pylist(), dtype=object)})
-    return frame.assign(**{name: pd.Series(x, dtype=object) for name, x in columns.items()})
+    frame = frame.assign(**{name: pd.Series(x, dtype=object) for name, x in columns.items()})
+    return frame.astype({"predicted_id": np.int64})
 
 
 def counts_of(tables: list[pa.Table]) -> pd.DataFrame:

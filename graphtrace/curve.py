@@ -196,7 +196,7 @@ def points_frame(traces: Iterable[tuple[str, int, Iterable[Mapping[str, Any]]]])
             else np.zeros(0, types.get(name, _POINT_TYPES.get(name, np.float64)))
             for name, found in parts.items()
         }
-    )
+    ).astype({"trace": object, "kind": object})
 
 
 _POINT_TYPES: dict[str, Any] = {"top1": bool, "nucleus": np.int64}
