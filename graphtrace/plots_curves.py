@@ -21,16 +21,21 @@ _SHARES = ("tv", "p_predicted", "p_target")
 @_styled
 def plot_reconstruction_bands(result: "Reconstruction") -> "Figure":
     """`reconstruction(...)`: the mean over inputs with its 95 % interval, quartiles and 5-95 %, by
-    size. The construction phase is shaded where there is one curve and a bar above the axis where
-    there are several; a mark at the minimal core."""
+    size. The construction phase is shaded where there is one curve, and a bar in a panel above
+    where there are several; a dot at the minimal core."""
     blocks = _blocks(result.curve, before="size")
     phases = result.phases.to_dict("records")
     measure = str(phases[0]["measure"])
-    figure, axes = _figure(1, 1, 6.2, 3.8 + 0.12 * len(blocks))
-    axis = axes[0][0]
-    colours = _cycle(len(blocks))
+    one = len(blocks) == 1
+    above = 0.25 + 0.14 * len(blocks)
+    figure, axes = _figure(
+        *(1 if one else 2, 1, 6.2, 3.8 + 0.12 * len(blocks) + (0 if one else above)),
+        sharex=True,
+        gridspec_kw=None if one else {"height_ratios": [above, 3.2]},
+    )
+    axis = axes[-1][0]
     for place, (colour, (title, block), row) in enumerate(
-        zip(colours, blocks, phases, strict=True)
+        zip(_cycle(len(blocks)), blocks, phases, strict=True)
     ):
         size = block["size"].to_numpy(float)
         for low, high, alpha in (("q05", "q95", 0.1), ("q25", "q75", 0.2)):
@@ -40,14 +45,20 @@ def plot_reconstruction_bands(result: "Reconstruction") -> "Figure":
         )
         named = f"{title} ({row['n_inputs']} inputs)"
         axis.plot(size, block["mean"].to_numpy(float), color=colour, lw=1.4, label=named)
-        _phases(axis, row, colour, None if len(blocks) == 1 else place)
+        if np.isfinite(row["core_size"]):
+            _mark_phases(axis if one else axes[0][0], row, colour, None if one else place)
+    if not one:
+        axes[0][0].set_ylim(len(blocks) - 0.4, -0.6)
+        axes[0][0].set_yticks([])
+        axes[0][0].spines["left"].set_visible(False)
+        axes[0][0].set_ylabel("phases")
     axis.set_xscale("log")
     if measure in _SHARES:
         axis.set_ylim(0, 1)
     axis.set_xlabel(SIZE_LABEL)
     axis.set_ylabel(CURVE_LABELS[measure])
-    marks = "shaded" if len(blocks) == 1 else "bars"
-    axis.set_title(
+    marks = "shaded" if one else "bars"
+    axes[0][0].set_title(
         "mean over inputs with its 95 % interval; bands: quartiles, 5–95 %\n"
         f"{marks}: construction phase; dot: minimal core",
         loc="left",
@@ -56,20 +67,14 @@ def plot_reconstruction_bands(result: "Reconstruction") -> "Figure":
     return figure
 
 
-def _phases(axis: "Axes", row: dict, colour: str, place: int | None) -> None:
+def _mark_phases(axis: "Axes", row: dict, colour: str, place: int | None) -> None:
     start, end, core = (row[x] for x in ("construction_start", "construction_end", "core_size"))
-    if not np.isfinite(core):
-        return
     if place is None:
         axis.axvspan(start, end, color="#DDDDDD", alpha=0.5, lw=0, zorder=0)
-        axis.plot(core, row["core_value"], "o", color=colour, ms=5, mec="white", mew=0.8)
-        return
-    height = 1.02 + 0.03 * place
-    over = {"transform": axis.get_xaxis_transform(), "clip_on": False, "color": colour}
-    axis.plot([start, end], [height, height], lw=2.5, solid_capstyle="butt", **over)
-    axis.plot(core, height, "o", ms=5, mec="white", mew=0.8, **over)
-    axis.title.set_position((0, 1.02))
-    axis.set_title("", pad=8 + 5 * (place + 1))
+    else:
+        axis.plot([start, end], [place, place], color=colour, lw=3, solid_capstyle="butt")
+    height = row["core_value"] if place is None else place
+    axis.plot(core, height, "o", color=colour, ms=6, mec="white", mew=0.8)
 
 
 @_styled

@@ -158,11 +158,15 @@ def texts_of(figure):
 def test_figures_show_the_values_and_say_what_they_are(source, tmp_path):
     found = gt.reconstruction(source, settings=SETTINGS, draws=50)
     figure = plot_reconstruction_bands(found)
-    (axis,) = figure.axes
-    for line, model in zip(axis.lines[::3], "ab", strict=True):
+    phases, axis = figure.axes
+    for line, model in zip(axis.lines, "ab", strict=True):
         own = found.curve.loc[found.curve["model"].str.startswith(model)]
         np.testing.assert_allclose(line.get_ydata(), own["mean"])
         np.testing.assert_allclose(line.get_xdata(), own["size"])
+    ends = found.phases[["construction_start", "construction_end"]].to_numpy()
+    np.testing.assert_allclose([line.get_xdata() for line in phases.lines[::2]], ends)
+    cores = [line.get_xdata()[0] for line in phases.lines[1::2]]
+    np.testing.assert_allclose(cores, found.phases["core_size"])
     assert "4 inputs" in texts_of(figure)
     assert "95 %" in texts_of(figure)
     assert axis.get_xscale() == "log"
