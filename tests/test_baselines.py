@@ -97,6 +97,13 @@ def test_lines_against_plain_python(traces):
     assert (random["effective_size"] > random["size"]).iloc[:-1].all()
 
 
+def test_counts_are_read_a_few_traces_at_a_time(traces, monkeypatch):
+    whole = baselines(MemorySource(traces), points=10, draws=50)
+    monkeypatch.setattr("graphtrace.analysis.baselines._AT_ONCE", 2)
+    found = baselines(MemorySource(traces), points=10, draws=50)
+    pd.testing.assert_frame_equal(found.curve, whole.curve)
+
+
 @pytest.mark.parametrize("name", ["random sufficiency:zero:mlp,attention", BLOCKS])
 def test_another_reference(traces, name):
     found = baselines(MemorySource(traces), reference=name, points=10, draws=50)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphtrace.analysis.bands import drawn_means, input_means, interval_of, mean_band, quantiles
-from graphtrace.analysis.curves import by_curve, interpolate
+from graphtrace.analysis.curves import by_curve, input_curves, interpolate
 from graphtrace.analysis.nucleus import nucleus
 from graphtrace.analysis.reconstruction import (
     PHASE_COLUMNS,
@@ -126,6 +126,45 @@ def test_points_of_sources_are_the_curves_points():
     for (trace, _), (x, values) in by_curve(points, "tv").items():
         curve = next(t.curve for t in traces if t.id == trace)
         np.testing.assert_array_equal(values, interpolate(curve, 10**x))
+
+
+POINTS = st.lists(
+    st.tuples(st.integers(0, 40), st.floats(0, 1) | st.sampled_from([0.0, 0.5, float("nan")])),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(POINTS, min_size=1, max_size=4))
+def test_any_curves_on_one_axis(curves):
+    """Equal k, no edge, one point, gaps: as `numpy.interp` over the points that count."""
+    rows = [
+        {"trace": f"t{i}", "curve": 0, "n_edges": k, "size": k / 40, "tv": tv}
+        for i, points in enumerate(curves)
+        for k, tv in sorted(points, key=lambda point: point[0])
+    ]
+    input_of = {f"t{i}": f"i{i // 2}" for i in range(len(curves))}
+    size = np.geomspace(1 / 40, 1, 30)
+    found = input_curves(pd.DataFrame(rows), input_of, size=size)
+    expected: dict = {}
+    for i, points in enumerate(curves):
+        first: dict = {}
+        for k, tv in sorted(points, key=lambda point: point[0]):
+            if k >= 1 and tv == tv:
+                first.setdefault(k, tv)
+        if first:
+            x, wanted = np.log10(np.array(list(first)) / 40), np.log10(size)
+            values = np.interp(wanted, x, list(first.values()))
+            values[(wanted < x[0] - 1e-9) | (wanted > x[-1] + 1e-9)] = np.nan
+            expected.setdefault(f"i{i // 2}", []).append(values)
+    if not expected:
+        assert found is None
+        return
+    assert found is not None
+    assert found.inputs == list(expected)
+    table = [pd.DataFrame(values).mean() for values in expected.values()]
+    np.testing.assert_allclose(found.values, table, atol=1e-9)
 
 
 def test_groups_models_and_kinds_are_apart():

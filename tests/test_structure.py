@@ -97,6 +97,13 @@ def test_without_special_tokens(table):
     )
 
 
+def test_counts_are_read_a_few_traces_at_a_time(monkeypatch):
+    source = MemorySource([*made(), *made(PARALLEL)])
+    whole = structure(source, "layers", draws=20)
+    monkeypatch.setattr("graphtrace.analysis.structure.AT_ONCE", 2)
+    pd.testing.assert_frame_equal(structure(source, "layers", draws=20), whole)
+
+
 class Uncounted(MemorySource):
     """A source of an earlier version, which has counted nothing, or only some traces."""
 
