@@ -209,10 +209,17 @@ def test_edges_and_components_against_sets(size):
             if not pd.isna(place):
                 partner = row[f"{name}_position_b"]
                 assert to_b[place] == (None if pd.isna(partner) else partner)
+            else:
+                assert row[f"{name}_position_b"] not in to_b
+                assert row[f"{name}_token_a"] is None
     both = rows[rows["where"] == "both"]
     assert len(both) == found.sizes["shared"].iloc[-1]
     assert len(rows) == (found.sizes[["shared", "only_a", "only_b"]].iloc[-1]).sum()
     assert rows["where"].tolist() == sorted(rows["where"], key=["both", "only-A", "only-B"].index)
+
+    ranks = rows[["rank_a", "rank_b"]].min(axis=1)
+    for _, own in rows.assign(rank=ranks).groupby("where"):
+        assert own["rank"].is_monotonic_increasing
 
     components = found.components.set_index("component")
     used = set(frames[0]["component"]) | set(frames[1]["component"])

@@ -165,6 +165,34 @@ def test_traces_of_one_input_and_inputs_of_one_pair_are_averaged_first():
         assert found.summary["n_traces_a"].tolist() == [7]
 
 
+def test_an_input_holds_what_half_of_its_traces_hold():
+    traces = pairs(6)
+    traces += [
+        dataclasses.replace(synthetic_trace(500 + i, n=7), input=t.input)
+        for i, t in enumerate(traces)
+    ]
+    own = list(groups_of(traces))
+    for pair, unit in ((None, lambda t: t.input.id), ("pair", lambda t: t.input.labels["pair"])):
+        found = contrast(MemorySource(traces), "k:12", by="group", pair=pair)
+        sides = [held(x, unit, component_shares, "k:12") for x in own]
+        check(found.rows, plain_rows(*sides, paired=pair is not None), by_component, "presence")
+    halves = found.rows[["presence_a", "presence_b"]] * 12
+    assert (halves % 2 == 1).any(axis=None)
+
+
+def test_pairs_are_matched_by_their_label_whatever_the_order():
+    traces = pairs(8)
+    turned = [
+        dataclasses.replace(t, input=dataclasses.replace(t.input, name=f"z-{99 - i}"))
+        if t.input.labels["group"] == "corrupt"
+        else t
+        for i, t in enumerate(traces)
+    ]
+    expected = contrast(MemorySource(traces), SIZE, by="group", pair="pair").rows
+    found = contrast(MemorySource(turned), SIZE, by="group", pair="pair").rows
+    pd.testing.assert_frame_equal(found, expected)
+
+
 @pytest.mark.parametrize("pair", [None, "pair"])
 def test_layers(pair):
     traces = pairs()
@@ -368,6 +396,9 @@ def test_a_planted_difference_is_found():
     assert first["p"] == pytest.approx(2 / 2 ** (12 * first["presence_a"]))
     assert first["q"] < 0.05
     assert found.summary["n_found"].iloc[0] >= 1
+    turned = contrast(source, "k:30", by="group", pair="pair", between=("corrupt", "clean"))
+    first = turned.rows.iloc[0]
+    assert (first["component"], first["where"], first["presence_a"]) == ("L0H1", "only-B", 0)
 
 
 def test_the_threshold_is_a_parameter():
@@ -409,6 +440,10 @@ def test_sizes_of_the_grid_are_read_from_the_counts():
     with pytest.warns(ShortTraceWarning, match="8 of 16 traces"):
         passed = [x["counts"] for _, x in measured(source, traces, 0.08, CORE_MEASURE)]
     np.testing.assert_array_equal(found.counts, passed)
+    # In parallel blocks a path has 2 edges: 0.04 of the 38 edges of 4 tokens are 1.
+    source = MemorySource(pairs(4, parallel=True))
+    with pytest.warns(ShortTraceWarning, match="4 of 8 traces"):
+        counts_at_size(source, source.traces(), 0.04)
 
 
 def test_archive_and_store_give_the_same(tmp_path):
@@ -477,11 +512,12 @@ def test_inputs_without_a_partner_are_counted_and_said():
     traces = pairs(5)[:-1]
     alone = synthetic_trace(77, name="alone", text="x", labels={"group": "corrupt", "pair": "9"})
     none = synthetic_trace(78, name="none", text="y", labels={"group": "corrupt"})
-    source = MemorySource([*traces, alone, none])
-    with pytest.warns(ContrastWarning, match="1 input of clean and 2 of corrupt.*4 pairs"):
+    other = synthetic_trace(79, name="other", text="z", labels={"group": "clean"})
+    source = MemorySource([*traces, alone, none, other])
+    with pytest.warns(ContrastWarning, match="2 inputs of clean and 2 of corrupt.*4 pairs"):
         found = contrast(source, SIZE, by="group", pair="pair")
     (row,) = found.summary.to_dict("records")
-    assert (row["n_pairs"], row["unpaired_a"], row["unpaired_b"]) == (4, 1, 2)
+    assert (row["n_pairs"], row["unpaired_a"], row["unpaired_b"]) == (4, 2, 2)
     assert (row["n_inputs_a"], row["n_traces_b"]) == (4, 4)
     expected = contrast(MemorySource(pairs(4)), SIZE, by="group", pair="pair")
     pd.testing.assert_frame_equal(found.rows, expected.rows)
