@@ -4,9 +4,7 @@ Turn a causal language model's forward pass into a graph, store it, query it, an
 imported when they are first used, so that analysing needs neither torch nor transformers.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -145,15 +143,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
-
-
-class _Package(ModuleType):
-    """This package. Importing a module of it that has a public name, such as
-    `graphtrace.agreement`, does not put the module in the place of the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from graphtrace.agreement import log_probabilities
 from graphtrace.archive_write import Keep, keep_count
 from graphtrace.corpus import read_corpus
+from graphtrace.distributions import log_probabilities
 from graphtrace.errors import OptionError, TextTooLongError
 from graphtrace.evaluation import evaluate_nested
 from graphtrace.loading import demo_folder

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from graphtrace.agreement import log_probabilities
+from graphtrace.distributions import log_probabilities
 from graphtrace.errors import GraphtraceError, ModelMemoryError, NonFiniteError, OptionError
 from graphtrace.evaluation import (
     Evaluation,

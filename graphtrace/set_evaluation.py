@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from graphtrace import schema
-from graphtrace.agreement import Reference, log_probabilities, top_tokens
+from graphtrace.distributions import Reference, log_probabilities, top_tokens
 from graphtrace.edge_sets import component_mask, edge_mask, named_sets
 from graphtrace.edges import unflatten_edges
 from graphtrace.errors import InputError, OptionError

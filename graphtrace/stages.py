@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import graphtrace
-from graphtrace.agreement import Reference, entropy, log_probabilities, top_tokens
+from graphtrace.distributions import Reference, entropy, log_probabilities, top_tokens
 from graphtrace.errors import ModelMemoryError
 from graphtrace.evaluation import (
     Evaluation,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from planted import MODELS, Planted, edge_numbers
 
-from graphtrace.agreement import log_probabilities
+from graphtrace.distributions import log_probabilities
 from graphtrace.edges import flatten_edges
 from graphtrace.evaluation import Evaluation, masked_logits
 from graphtrace.layout import GraphLayout

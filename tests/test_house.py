@@ -69,7 +69,7 @@ ROOMS = [
     {"edge_weights"},
     {"gradients"},
     {"scoring"},
-    {"reference_means", "masks", "agreement", "paired"},
+    {"reference_means", "masks", "distributions", "paired"},
     {"plan"},
     {"planned"},
     {
@@ -113,7 +113,7 @@ MODEL_SIDE = {
     "targets",
     "reference_means",
     "masks",
-    "agreement",
+    "distributions",
     "plan",
     "paired",
     "pairing",

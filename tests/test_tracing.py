@@ -14,13 +14,13 @@ from tiny_models import TINY, tiny_model
 
 import graphtrace as gt
 from graphtrace import evaluation, schema
-from graphtrace.agreement import (
+from graphtrace.analysis.stats import gini
+from graphtrace.distributions import (
     NUCLEUS_PERCENT,
     Reference,
     entropy,
     top_tokens,
 )
-from graphtrace.analysis.stats import gini
 from graphtrace.errors import (
     EmptyTextError,
     InputError,
