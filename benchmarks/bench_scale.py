@@ -3,9 +3,11 @@
 The traces are made up (random scores, true best-first ranks) with the shape of a 32-layer model
 with 32 heads at 50 tokens: |E| = 1,271,053, of which 1 % is kept, so 5,000 of them hold 64 M edges.
 Sixty different rankings are dealt out to the inputs; the curves differ in every one. Takes about
-half an hour and 5 GB of disk; GRAPHTRACE_BENCH_TRACES=200 makes a small one, and
-GRAPHTRACE_BENCH_STUDY=FOLDER keeps and reuses the archive and the store. Run with
-`python -m benchmarks bench_scale`.
+half an hour and 5 GB of disk. Run with `python -m benchmarks bench_scale`; in the environment,
+
+    GRAPHTRACE_BENCH_TRACES    200 makes a small study
+    GRAPHTRACE_BENCH_STUDY     a folder that keeps the archive and the store for the next run
+    GRAPHTRACE_BENCH_COMMANDS  some of `COMMANDS`, such as report
 """
 
 import dataclasses
@@ -180,7 +182,10 @@ def tables() -> dict[str, pd.DataFrame]:
             ingest = command(["ingest", str(archive), "--store", str(store)])
             rows.append({"command": "ingest", "store_s": ingest[0], "store_gb": ingest[1]})
         os.environ["GRAPHTRACE_CACHE"] = ""
-        for name, arguments in COMMANDS.items():
+        wanted = os.environ.get("GRAPHTRACE_BENCH_COMMANDS")
+        names = wanted.split(",") if wanted else list(COMMANDS)
+        for name in names:
+            arguments = COMMANDS[name]
             row: dict[str, object] = {"command": name}
             out = [str(root / "report.html")] if arguments[-1] == "--out" else []
             for source, place in (("store", store), ("archive", archive)):
@@ -188,13 +193,8 @@ def tables() -> dict[str, pd.DataFrame]:
                 row |= {f"{source}_s": took[0], f"{source}_gb": took[1]}
             rows.append(row)
             print(row, flush=True)
-        total = {"command": "all analyses"}
-        frame = pd.DataFrame(rows)
-        analyses = frame[frame["command"].str.startswith("analyze")]
-        total |= {name: analyses[name].sum() for name in ("store_s", "archive_s")}
-        total |= {name: analyses[name].max() for name in ("store_gb", "archive_gb")}
-        names = ["command", "store_s", "store_gb", "archive_s", "archive_gb"]
-        frame = pd.concat([frame, pd.DataFrame([total])]).reindex(columns=names)
+        columns = ["command", "store_s", "store_gb", "archive_s", "archive_gb"]
+        frame = pd.DataFrame(rows, columns=columns)
         edges = GraphLayout(N_TOKENS, *SHAPE, False, None).n_edges // 100
         title = f"A study of {N_TRACES:,} inputs kept at 1 % ({N_TRACES * edges:,} edges)"
     return {title: frame}
