@@ -36,7 +36,7 @@ def traces_of(name, sign, n=12):
     return found
 
 
-@pytest.mark.parametrize("sign, verdict", [(1, "holds"), (-1, "fails"), (0, "no value")])
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "holds"), (-1, "fails"), (0, "no value")])
 def test_a_sign_is_judged_by_its_interval(sign, verdict):
     frame = claims(study_of(traces_of("a", sign))).set_index("claim")
     row = frame.loc["Density rises with entropy"]
