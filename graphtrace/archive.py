@@ -34,7 +34,8 @@ from graphtrace.archive_files import (
     pack_files,
     read_manifest,
 )
-from graphtrace.archive_frame import metadata_of, natural, traces_frame
+from graphtrace.archive_frame import archive_order, metadata_of, traces_frame
+from graphtrace.archive_index import kept_metadata
 from graphtrace.archive_parquet import (
     check_row,
     check_seal,
@@ -252,7 +253,6 @@ class Archive:
         raise ArchiveError(f"the files of {self.folder} keep changing; try again")
 
     def _load_metadata(self) -> None:
-        # Of copies with as many edges the last written counts, see `ArchiveWriter.write`.
         sources: list[Pack | str] = [*self._packs.values(), *self._loose]
         new = [source for source in sources if source not in self._tables]
         with ThreadPoolExecutor(4) as threads:
@@ -264,23 +264,17 @@ class Archive:
             for group in range(len(table))
         ]
         frame = traces_frame(tables)
-        best: dict[str, int] = {}
-        n_kept = frame["n_kept"].tolist()
-        for i, trace in enumerate(frame["id"]):
-            if trace not in best or n_kept[i] >= n_kept[best[trace]]:
-                best[trace] = i
-        keys = {
-            i: (corpus, natural(name), input_, trace)
-            for i, corpus, name, input_, trace in frame.loc[
-                list(best.values()), ["corpus", "name", "input", "id"]
-            ].itertuples(name=None)
-        }
-        order = sorted(keys, key=keys.__getitem__)
+        order = archive_order(frame)
         self._frame = frame.iloc[order].reset_index(drop=True)
-        self._index = {keys[i][-1]: places[i] for i in order}
+        self._index = dict(zip(self._frame["id"], (places[i] for i in order), strict=True))
 
     def _metadata(self, source: Pack | str) -> pa.Table:
         """The metadata columns of a pack, or of a loose trace given by its id."""
+        if isinstance(source, Pack):
+            return kept_metadata(source, lambda: self._read_metadata(source))
+        return self._read_metadata(source)
+
+    def _read_metadata(self, source: Pack | str) -> pa.Table:
         path = (
             self.folder / PACKS / source.file
             if isinstance(source, Pack)

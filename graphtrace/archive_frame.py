@@ -65,3 +65,19 @@ def natural(name: str) -> list[str | int]:
     """A sort key in which `line-2` comes before `line-10`."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def archive_order(frame: pd.DataFrame) -> list[int]:
+    """Rows of the traces in an archive's order: by corpus, name (numbers by value), input and id.
+    Of copies the one with most edges counts, of those the last, see `ArchiveWriter.write`."""
+    best: dict[str, int] = {}
+    n_kept = frame["n_kept"].tolist()
+    for i, trace in enumerate(frame["id"]):
+        if trace not in best or n_kept[i] >= n_kept[best[trace]]:
+            best[trace] = i
+    rows = frame.loc[list(best.values()), ["corpus", "name", "input", "id"]]
+    keys = {
+        i: (corpus, natural(name), input_, trace)
+        for i, corpus, name, input_, trace in rows.itertuples(name=None)
+    }
+    return sorted(keys, key=keys.__getitem__)

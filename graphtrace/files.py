@@ -25,6 +25,16 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def cache_folder() -> Path | None:
+    """Where what only saves time is kept: GRAPHTRACE_CACHE, else `$XDG_CACHE_HOME/graphtrace`, else
+    `~/.cache/graphtrace`; None, for nothing, where GRAPHTRACE_CACHE is empty."""
+    named = os.environ.get("GRAPHTRACE_CACHE")
+    if named is not None:
+        return Path(named) if named else None
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "graphtrace"
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """An open file that becomes `path` when the block ends well, and vanishes when it does not.

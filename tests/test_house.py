@@ -47,6 +47,7 @@ ROOMS = [
         "archive_parquet",
         "archive_frame",
         "archive_columns",
+        "archive_index",
     },
     {"archive", "archive_verify", "archive_write", "archive_pack", "archive_merge"},
     {"models", "stores", "ingestion", "analysis"},

@@ -10,10 +10,11 @@ from builders_source import MemorySource, study
 import graphtrace as gt
 from graphtrace.analysis import measure_cache, passes
 from graphtrace.analysis.core import CORE_MEASURE
-from graphtrace.analysis.measure_cache import MeasureCache, cache_folder
+from graphtrace.analysis.measure_cache import MeasureCache
 from graphtrace.analysis.passes import Measure, measured
 from graphtrace.analysis.reading import chosen_traces
 from graphtrace.errors import OptionError
+from graphtrace.files import cache_folder
 from graphtrace.sizes import ShortTraceWarning
 
 seen: list[str] = []

@@ -2,17 +2,14 @@
 
 A cache never decides a number: it holds what the same measure gave for the same trace, and
 without it everything is measured again. Blocks are Parquet files, written whole or not at all, in
-a folder per measure under GRAPHTRACE_CACHE, else `$XDG_CACHE_HOME/graphtrace`, else
-`~/.cache/graphtrace`. An empty GRAPHTRACE_CACHE keeps nothing. Delete the folder at any time.
+a folder per measure (`files.cache_folder`), which can be deleted at any time.
 """
 
 import json
-import os
 import time
 import uuid
 import warnings
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtrace.errors import GraphtraceError
-from graphtrace.files import replacing
+from graphtrace.files import cache_folder, replacing
 from graphtrace.traces import short_hash
 
 Values = dict[str, np.ndarray]
@@ -28,15 +25,6 @@ Values = dict[str, np.ndarray]
 
 FLUSH_SECONDS = 10.0
 _KEY = "trace"
-
-
-def cache_folder() -> Path | None:
-    """Where measures are kept, None where GRAPHTRACE_CACHE is empty."""
-    named = os.environ.get("GRAPHTRACE_CACHE")
-    if named is not None:
-        return Path(named) if named else None
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "graphtrace"
 
 
 class MeasureCache:
