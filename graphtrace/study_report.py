@@ -69,28 +69,33 @@ def report(
     if want["settings"] is None:
         want["settings"] = str(traces["settings"].iloc[0])
     study = Study(source, traces, want, size, draws, seed, workers, progress)
-    made, left_out = [], {}
-    with show_progress("report", len(SECTIONS), "parts", shown=progress) as advance:
-        for title, make in SECTIONS.items():
-            section = _made(make, study, title, left_out)
-            if section is not None:
-                made.append(section)
-            advance()
-    lead, facts = _about(traces, want, size)
-    if left_out:
-        listed = "; ".join(f"{title} ({why})" for title, why in left_out.items())
-        lead.append(f"Not drawn: {listed}.")
-    # Before figures are saved elsewhere: drawn again, a layout moves by a hair.
-    page = render("What these traces say", lead, facts, made)
+    left_out: dict[str, str] = {}
+    # Opened first, so that a page that cannot be written is known before hours of work.
     with replacing(out) as file:
-        file.write(page.encode())
+        made = _sections(study, left_out)
+        lead, facts = _about(traces, want, size)
+        if left_out:
+            listed = "; ".join(f"{title} ({why})" for title, why in left_out.items())
+            lead.append(f"Not drawn: {listed}.")
+        file.write(render("What these traces say", lead, facts, made).encode())
     paths = []
-    if figures is not None:
+    if figures is not None:  # after the page: drawn again, a layout moves by a hair
         named = {s.name: s.figure for s in made if s.figure is not None}
         paths = [
             save_figure(figure, Path(figures) / f"{name}.svg") for name, figure in named.items()
         ]
     return Report(Path(out), paths, left_out)
+
+
+def _sections(study: Study, left_out: dict[str, str]) -> list[Section]:
+    made = []
+    with show_progress("report", len(SECTIONS), "parts", shown=study.progress) as advance:
+        for title, make in SECTIONS.items():
+            section = _made(make, study, title, left_out)
+            if section is not None:
+                made.append(section)
+            advance()
+    return made
 
 
 def _made(

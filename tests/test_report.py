@@ -12,6 +12,7 @@ from builders_source import MemorySource, study
 from typer.testing import CliRunner
 
 import graphtrace as gt
+from graphtrace import study_report
 from graphtrace.cli.commands import app
 from graphtrace.errors import OptionError
 from graphtrace.report_page import Section, render, shown_value, table_html
@@ -104,6 +105,13 @@ def test_nothing_is_half_written(tmp_path):
         report(study(2), out, models=["c"])
     assert out.read_text() == "the last report"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_that_cannot_be_written_is_known_at_once(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(study_report, "SECTIONS", {"never": lambda study: pytest.fail("too late")})
+    with pytest.raises(OptionError, match="cannot write"):
+        report(study(2), tmp_path / "file" / "report.html")
 
 
 def test_settings_are_not_pooled(tmp_path):
