@@ -7,15 +7,13 @@ Sentences are made of the numbers of the tables, never of what they are expected
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
-
 from graphtrace.analysis.agreement import agreement
 from graphtrace.analysis.centrality import centrality
 from graphtrace.analysis.controls import controls
 from graphtrace.analysis.core import ALL_MODELS, core_stability
 from graphtrace.analysis.correlates import correlates
 from graphtrace.analysis.density import density
-from graphtrace.analysis.modularity import modularity
+from graphtrace.analysis.modularity import modularity, modularity_summary
 from graphtrace.errors import OptionError
 from graphtrace.plots import plot_centrality, plot_core_stability, plot_modularity
 from graphtrace.plots_correlates import (
@@ -38,7 +36,7 @@ from graphtrace.report_parts import Study, keys_of, name_of, percent, with_inter
 
 def core_section(study: Study) -> Section:
     """Whether inputs share their components."""
-    found = core_stability(study.source, study.size, **study.passes, **study.selection)
+    found = core_stability(study.source, study.size, **study.passes, **study.drawn)
     keys = keys_of(found.summary, "n_inputs")
     said = []
     for row in found.summary.to_dict("records"):
@@ -48,7 +46,8 @@ def core_section(study: Study) -> Section:
             f"uses (random cores of the same sizes: {percent(row['jaccard_chance'])}); stability "
             f"Φ is {with_interval(row, 'stability')}, and the top tenth of the "
             f"{row['n_components']} components holds {percent(row['top10_share'])} of the edges "
-            f"({row['n_inputs']:,} inputs, {row['trace_edges']:,.0f} edges on average)."
+            f"({row['n_inputs']:,} inputs, {row['trace_edges']:,.0f} edges on average); the "
+            f"innermost k-core has k = {with_interval(row, 'k_core')}."
             if row["n_inputs"] > 1
             else f"{named}: one input, so nothing can be said about what inputs share."
         )
@@ -96,23 +95,17 @@ def centrality_section(study: Study) -> Section:
 def modularity_section(study: Study) -> Section:
     """Whether traces fall apart into communities."""
     frame = modularity(study.source, study.size, **study.passes, **study.selection)
-    keys, said, rows = keys_of(frame, "trace"), [], []
-    groups: Any = frame.groupby(keys, sort=False)
-    for _, own in groups:
-        named = name_of(own.iloc[0].to_dict(), keys)
-        median = own[
-            ["modularity", "n_communities", "layer_nmi", "layer_nmi_chance", "position_nmi",
-             "position_nmi_chance"]
-        ].median()  # fmt: skip
-        value = {name: shown_value(x) or "no value" for name, x in median.items()}
-        said.append(
-            f"{named}: the median trace has {median['n_communities']:.0f} communities at "
-            f"modularity {value['modularity']}; they follow token positions with NMI "
-            f"{value['position_nmi']} (shuffled {value['position_nmi_chance']}) and layers with "
-            f"{value['layer_nmi']} (shuffled {value['layer_nmi_chance']}); "
-            f"{len(own):,} traces."
-        )
-        rows.append(own.iloc[0][keys].to_dict() | {"n_traces": len(own)} | median.to_dict())
+    summary = modularity_summary(frame, study.traces, study.draws, study.seed)
+    keys = keys_of(summary, "resolution")
+    said = [
+        f"{name_of(row, keys)}: traces have {with_interval(row, 'n_communities')} communities at "
+        f"modularity {with_interval(row, 'modularity')} on average; they follow token positions "
+        f"with NMI {with_interval(row, 'position_nmi')} (shuffled "
+        f"{with_interval(row, 'position_nmi_chance')}) and layers with "
+        f"{with_interval(row, 'layer_nmi')} (shuffled {with_interval(row, 'layer_nmi_chance')}); "
+        f"{row['n_inputs']:,} inputs."
+        for row in summary.to_dict("records")
+    ]
     return Section(
         "modularity",
         "Modularity",
@@ -120,7 +113,7 @@ def modularity_section(study: Study) -> Section:
         said,
         plot_modularity(frame),
         f"Leiden communities of every trace of size {study.size}; each point is a trace.",
-        pd.DataFrame(rows),
+        summary,
     )
 
 

@@ -98,6 +98,10 @@ def test_node_measures_against_networkx(subgraph):
     frame = node_centrality(subgraph)
     graph = oracle.weighted_graph(subgraph)
     nodes = subgraph.node_ids.tolist()
+    plain = nx.Graph(graph.to_undirected())
+    plain.remove_edges_from(nx.selfloop_edges(plain))
+    core = nx.core_number(plain)
+    assert frame["core_number"].tolist() == [core[v] for v in nodes]
     between = nx.betweenness_centrality(graph, normalized=True)
     np.testing.assert_allclose(frame["betweenness"], [between[v] for v in nodes], atol=1e-12)
     rank = oracle.pagerank(subgraph)

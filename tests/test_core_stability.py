@@ -1,5 +1,6 @@
 import time
 
+import networkx as nx
 import numpy as np
 import oracles_graph as oracle
 import pytest
@@ -169,6 +170,14 @@ def test_study_tables():
         assert summary["trace_edges"] == 25
         assert summary["core_size"] == pytest.approx(np.mean([len(core) for core in cores]))
         assert summary["gini"] == pytest.approx(oracle.gini(rows["edge_share"].tolist()))
+        innermost = []
+        for trace in chosen:
+            plain = nx.Graph(oracle.weighted_graph(trace.subgraph("k:25")).to_undirected())
+            core = list(nx.core_number(plain).values())
+            innermost.append((max(core), core.count(max(core)) / len(core)))
+        for i, name in enumerate(("k_core", "k_core_share")):
+            assert summary[name] == pytest.approx(np.mean([x[i] for x in innermost]))
+            assert summary[f"{name}_low"] <= summary[name] <= summary[f"{name}_high"]
         curve = found.lorenz[found.lorenz["model"] == model]
         assert len(curve) == 11
         assert curve["share"].iloc[1] == pytest.approx(rows["edge_share"].max())

@@ -11,10 +11,11 @@ from builders_source import random_subgraph, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphtrace.analysis.modularity import communities, leiden, modularity
+from graphtrace.analysis.modularity import communities, leiden, modularity, modularity_summary
 from graphtrace.analysis.stats import mutual_information
 from graphtrace.analysis.weights import edge_weights, merge_parallel
 from graphtrace.errors import OptionError
+from graphtrace.sizes import ShortTraceWarning
 
 
 def partitions(n):
@@ -130,6 +131,32 @@ def test_study_one_row_per_trace_and_resolution():
         )
         assert newman(subgraph, label, row["resolution"]) == pytest.approx(row["modularity"])
     assert frame.equals(modularity(source, "k:25", by=["group"], resolutions=[0.5, 1.0]))
+
+
+def test_the_summary_is_over_inputs():
+    source = study(5, models=("a", "b"))
+    frame = modularity(source, "k:25", by=["group"], resolutions=[0.5, 1.0])
+    traces = source.traces()
+    # Two inputs of one name are two inputs, two traces of one input are one.
+    names = traces.assign(input=[*traces["input"][:8], *traces["input"][:2]])
+    for rows in (traces, names):
+        found = modularity_summary(frame, rows, draws=100, seed=3)
+        assert list(found.columns[:5]) == ["model", "group", "resolution", "n_inputs", "n_traces"]
+        assert len(found) == 8
+        input_of = dict(zip(rows["id"], rows["input"], strict=True))
+        for row in found.to_dict("records"):
+            same = [frame[key] == row[key] for key in ("model", "group", "resolution")]
+            own = frame[np.logical_and.reduce(same)]
+            by_input = {}
+            for part in own.to_dict("records"):
+                by_input.setdefault(input_of[part["trace"]], []).append(part["modularity"])
+            means = [np.mean(x) for x in by_input.values()]
+            assert (row["n_inputs"], row["n_traces"]) == (len(means), len(own))
+            assert row["modularity"] == pytest.approx(np.mean(means))
+            assert row["modularity_low"] <= row["modularity"] <= row["modularity_high"]
+    with pytest.warns(ShortTraceWarning):
+        nothing = modularity_summary(modularity(study(2), 1e-9), study(2).traces())
+    assert np.isnan(nothing["modularity"].iloc[0])
 
 
 def test_real_alignment_beats_its_chance_value():

@@ -10,6 +10,7 @@ Of a state (weights and links as in weights.py):
     in_strength   sum of the weights of its incoming edges: 1, or 0 where none is kept
     out_strength  sum of the weights of its outgoing edges
     path_flow     share of the complete paths' mass that runs through it (flow.py)
+    core_number   the largest k whose k-core has the state (links, unweighted and undirected)
 
 Components are edges, not states, so a component's value is taken over its edges:
 
@@ -42,14 +43,22 @@ from graphtrace.analysis.reading import (
     takes_selection,
 )
 from graphtrace.analysis.stats import bootstrap_mean
-from graphtrace.analysis.weights import Links, edge_weights, link_graph, merge_parallel
+from graphtrace.analysis.weights import (
+    Links,
+    core_numbers,
+    edge_weights,
+    link_graph,
+    merge_parallel,
+)
 from graphtrace.errors import OptionError
 from graphtrace.selection import TraceSource
 from graphtrace.sizes import Size
 from graphtrace.subgraph import SubGraph
 
 DAMPING = 0.85
-NODE_MEASURES = ("pagerank", "betweenness", "in_strength", "out_strength", "path_flow")
+NODE_MEASURES = (
+    *("pagerank", "betweenness", "in_strength", "out_strength", "path_flow", "core_number"),
+)
 COMPONENT_MEASURES = ("path_flow", "strength", "betweenness", "pagerank")
 _COMPONENT_COLUMNS = (
     *("component", "kind", "layer", "head", "n_inputs", "n_traces", "trace_edges", "n_edges"),
@@ -80,7 +89,7 @@ def pagerank(links: Links, output: int) -> np.ndarray:
 
 def node_centrality(subgraph: SubGraph) -> pd.DataFrame:
     """One row per state by (level, position): the columns of `SubGraph.node_frame`, then the
-    measures `NODE_MEASURES` (float64, see the module's text)."""
+    measures `NODE_MEASURES` (float64, core_number int64; see the module's text)."""
     weight = edge_weights(subgraph)
     links = merge_parallel(subgraph, weight)
     n = len(links.nodes)
@@ -92,6 +101,7 @@ def node_centrality(subgraph: SubGraph) -> pd.DataFrame:
         in_strength=np.bincount(links.target, links.weight, minlength=n),
         out_strength=np.bincount(links.source, links.weight, minlength=n),
         path_flow=path_flow(subgraph, weight).node,
+        core_number=core_numbers(links),
     )
 
 

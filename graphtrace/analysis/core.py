@@ -9,6 +9,8 @@ matrix [traces, components]. Over it:
     stability  Phi of Nogueira, Sechidis and Brown, "On the Stability of Feature Selection
                Algorithms", JMLR 18 (2018): 1 for equal cores, 0 for random ones of those sizes
     gini       inequality of the components' shares of the edges, every trace counting the same
+    k-core     the innermost part of a trace: the largest k such that some of its states have links
+               with at least k others of them each, and which share of the states are in it
 
 Rows need not be independent: one input may have several traces (positions, or models). Then the
 inputs are the unit: Phi's variance adds up influence within an input before squaring (with one
@@ -33,7 +35,8 @@ from graphtrace.analysis.reading import (
     read_selection,
     takes_selection,
 )
-from graphtrace.analysis.stats import Z95, gini, lorenz, wilson
+from graphtrace.analysis.stats import Z95, bootstrap_mean, gini, lorenz, wilson
+from graphtrace.analysis.weights import core_numbers, edge_weights, merge_parallel
 from graphtrace.selection import TraceSource
 from graphtrace.sizes import Size
 from graphtrace.subgraph import SubGraph
@@ -43,6 +46,8 @@ _COLUMNS = (
     *("n_inputs", "n_traces", "trace_edges", "n_components", "core_size", "jaccard", "stability"),
     *(
         "gini",
+        "k_core",
+        "k_core_share",
         "component",
         "components",
         "kind",
@@ -163,6 +168,8 @@ def core_stability(
     source: TraceSource,
     size: Size | float | str = 0.001,
     *,
+    draws: int = 1000,
+    seed: int = 0,
     workers: int = 1,
     progress: bool = False,
     **selection: Unpack[Selection],
@@ -177,7 +184,9 @@ def core_stability(
                 n_components (of the model), core_size (mean number of components in a core),
                 jaccard, jaccard_chance, jaccard_same_input (of two traces of one input), stability
                 with stability_error, stability_low, stability_high, gini, top10_share (share of
-                the edges held by the top tenth of the components)
+                the edges held by the top tenth of the components), k_core (largest core number of
+                a state) and k_core_share (share of the states that have it), means over inputs
+                with k_core_low, ... (bootstrap, `draws` draws with `seed`; NaN with one input)
     components  one row per component of the model, most present first: component, kind, layer,
                 head, presence (mean over inputs), presence_low, presence_high (Wilson, n_inputs),
                 edge_share (mean share of a trace's edges)
@@ -199,6 +208,7 @@ def core_stability(
                 "input": row["input"],
                 "shape": tuple(found["shape"].tolist()),
                 "counts": found["counts"],
+                "innermost": found["innermost"],
             }
         )
     table = pd.DataFrame(rows)
@@ -212,7 +222,7 @@ def core_stability(
         for model, block in blocks:
             labels = dict(zip(names, (model, *group), strict=False))
             labels["model"] = model  # a key of `by` may be the model itself
-            tables.append([labelled(frame, labels) for frame in _block(block)])
+            tables.append([labelled(frame, labels) for frame in _block(block, draws, seed)])
     return CoreStability(
         *(pd.concat(frames, ignore_index=True) for frames in zip(*tables, strict=True))
     )
@@ -221,17 +231,22 @@ def core_stability(
 def _counts_of(subgraph: SubGraph) -> dict[str, np.ndarray]:
     layout = subgraph.layout
     n_components = len(schema.components(layout.n_layers, layout.n_heads, layout.parallel))
+    core = core_numbers(merge_parallel(subgraph, edge_weights(subgraph)))
     return {
         "counts": np.bincount(subgraph.component_index, minlength=n_components),
+        "innermost": np.array([core.max(), (core == core.max()).mean()]),
         "shape": np.array([layout.n_layers, layout.n_heads, layout.parallel], np.int64),
     }
 
 
-CORE_MEASURE = Measure("component counts", 1, _counts_of)
-"""Edges of every component (int64 [components]), and the model's shape: layers, heads, parallel."""
+CORE_MEASURE = Measure("component counts", 2, _counts_of)
+"""Edges of every component (int64 [components]); the largest core number and its share of the
+states (float64 [2]); the model's shape: layers, heads, parallel."""
 
 
-def _block(block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def _block(
+    block: pd.DataFrame, draws: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     counts = np.stack(block["counts"].tolist())
     present = counts > 0
     inputs = pd.factorize(block["input"])[0]
@@ -256,6 +271,11 @@ def _block(block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFram
         "gini": gini(share),
         "top10_share": held[int(np.ceil(n_components / 10))],
     }
+    innermost = per_input(block["input"].tolist(), np.stack(block["innermost"].tolist()))
+    ends = bootstrap_mean(innermost, draws, seed)
+    for i, name in enumerate(("k_core", "k_core_share")):
+        summary |= {name: innermost[:, i].mean(), f"{name}_low": ends.low[i]}
+        summary[f"{name}_high"] = ends.high[i]
     presence = per_input(block["input"].tolist(), present).mean(0)
     low, high = wilson(presence, n_inputs)
     components = component_columns(*block["shape"].iloc[0]).assign(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 import pandas as pd
 
+from graphtrace.analysis.centrality import per_input
 from graphtrace.analysis.measure_cache import Values
 from graphtrace.analysis.passes import N_EDGES, Measure, measured
 from graphtrace.analysis.reading import (
@@ -26,7 +27,7 @@ from graphtrace.analysis.reading import (
     read_selection,
     takes_selection,
 )
-from graphtrace.analysis.stats import mutual_information
+from graphtrace.analysis.stats import bootstrap_mean, mutual_information
 from graphtrace.analysis.weights import Links, edge_weights, link_graph, merge_parallel
 from graphtrace.errors import OptionError
 from graphtrace.selection import TraceSource
@@ -111,6 +112,39 @@ def modularity(
     """
     run = _run(source, size, resolutions, seeds, selection, False)
     return _table(run, measured(*run.reading, workers, progress))
+
+
+def modularity_summary(
+    table: pd.DataFrame, traces: pd.DataFrame, draws: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """What `modularity` found, over inputs: one row per model, group and resolution.
+
+    table: of `modularity`; traces: rows of the source's `traces()`, which say whose input is whose.
+    Columns: model, the keys of `by`, resolution, n_inputs, n_traces, then the mean over inputs of
+    n_communities, modularity, layer_nmi, layer_nmi_chance, position_nmi and position_nmi_chance,
+    each with X_low and X_high (95 % percentile bootstrap over inputs, `draws` draws with `seed`).
+    Several traces of one input are averaged first; traces without a value are left out of it. NaN
+    without a value, and intervals with one input.
+    """
+    keys = [str(name) for name in table.columns[: table.columns.get_loc("trace")]]
+    input_of = dict(zip(traces["id"], traces["input"], strict=True))
+    table = table.assign(input=[input_of[trace] for trace in table["trace"]])
+    rows = []
+    groups: Any = table.groupby([*keys, "resolution"], sort=False)
+    for labels, own in groups:
+        row = dict(zip([*keys, "resolution"], labels, strict=True))
+        row |= {"n_inputs": own["input"].nunique(), "n_traces": len(own)}
+        for name in ("n_communities", *_VALUES):
+            there = own.loc[own[name].notna()]
+            values = there[name].to_numpy(np.float64)[:, None]
+            means = per_input(there["input"].tolist(), values)
+            low, high = bootstrap_mean(means, draws, seed)
+            row[name] = float(means.mean()) if len(means) else float("nan")
+            row |= {f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
+        rows.append(row)
+    columns = [*keys, "resolution", "n_inputs", "n_traces"]
+    columns += [f"{x}{end}" for x in ("n_communities", *_VALUES) for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=columns)
 
 
 class Communities(NamedTuple):

@@ -57,6 +57,12 @@ def merge_parallel(subgraph: SubGraph, weight: np.ndarray) -> Links:
     )
 
 
+def core_numbers(links: Links) -> np.ndarray:
+    """int64 [V]: the largest k such that a state is in the k-core: the largest part of the trace in
+    which every state has links with at least k others. Links without direction or weight."""
+    return np.array(link_graph(links, directed=False).coreness(), np.int64)
+
+
 def link_graph(links: Links, directed: bool = True):
     """The links as a bare igraph.Graph: vertices by (level, position), edges by rank."""
     import igraph

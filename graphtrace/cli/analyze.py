@@ -41,6 +41,13 @@ class Measure(StrEnum):
     pagerank = "pagerank"
 
 
+class ModularityTable(StrEnum):
+    """Tables of `analyze modularity`."""
+
+    traces = "traces"
+    summary = "summary"
+
+
 class CoreTable(StrEnum):
     """Tables of `analyze core-stability`."""
 
@@ -117,11 +124,14 @@ def modularity(
         list[float] | None,
         typer.Option(help="Larger values give more communities; repeatable [default: 1]."),
     ] = None,
+    table: Annotated[
+        ModularityTable, typer.Option(help="A row per trace, or per model with intervals.")
+    ] = ModularityTable.traces,
     **options: Any,
 ) -> None:
     """Leiden communities of every trace: how modular it is, and whether its communities follow
     layers or token positions (beside the same for shuffled communities)."""
-    from graphtrace.analysis.modularity import modularity_with_members
+    from graphtrace.analysis.modularity import modularity_summary, modularity_with_members
     from graphtrace.plots import plot_modularity
 
     with open_run(options) as run:
@@ -130,8 +140,11 @@ def modularity(
             run.source, size, resolutions=resolutions, **run.passes, **run.selection
         )
         run.save("modularity", frame, size, members, resolutions=resolutions)
+        shown = frame
+        if table is ModularityTable.summary:
+            shown = modularity_summary(frame, run.source.traces())
     draw(options, plot_modularity, frame)
-    show(frame, options["format"])
+    show(shown, options["format"])
 
 
 @analyze.command("core-stability")
