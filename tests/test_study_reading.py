@@ -13,8 +13,14 @@ from graphtrace.analysis.reading import chosen_traces
 from graphtrace.archive import open_archive
 from graphtrace.archive_write import write_traces
 from graphtrace.curve import POINT_COLUMNS
-from graphtrace.errors import OptionError
+from graphtrace.errors import (
+    OptionError,
+    SizeError,
+    StoreDamagedError,
+    TraceNotFoundError,
+)
 from graphtrace.ingestion import ingest
+from graphtrace.stores import embedded_reader
 from graphtrace.stores.base import open_store
 from graphtrace.stores.graph_tables import graph_tables
 from graphtrace.stores.merging import merge_copies
@@ -169,3 +175,69 @@ def test_a_store_without_counts_gets_them_with_the_next_ingest(tmp_path):
     with open_store(tmp_path / "store") as store:
         same(store.component_counts(ids), before)
     assert ingest(tmp_path / "archive", tmp_path / "store").n_changed == 0
+
+
+def alike(a, b) -> None:
+    """Equal sub-graphs."""
+    assert (a.trace, a.model, a.layout, a.tokens) == (b.trace, b.model, b.layout, b.tokens)
+    for ours, theirs in zip(
+        (a.token_ids, a.special, a.rank, *a.edges),
+        (b.token_ids, b.special, b.rank, *b.edges),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
+@pytest.mark.filterwarnings("ignore::graphtrace.sizes.ShortTraceWarning")
+@pytest.mark.parametrize(("together", "at_most"), [(32, 1_000_000), (3, 1_000_000), (32, 60)])
+def test_subgraphs_read_together_are_those_read_alone(sources, monkeypatch, together, at_most):
+    monkeypatch.setattr(embedded_reader, "TOGETHER", together)
+    monkeypatch.setattr(embedded_reader, "AT_MOST", at_most)
+    memory, _, store = sources
+    whole = [trace for trace, t in memory.held.items() if t.n_kept == t.n_edges]
+    ids = sorted(whole)  # in no order of their numbers
+    for size in (1.0, 0.3, 0.02, "k:3", "k:1", "tv:0.9"):
+        found = list(store.subgraphs(ids, size))
+        assert [subgraph.trace for subgraph in found] == ids
+        for subgraph in found:
+            alike(subgraph, memory.subgraph(subgraph.trace, size))
+    assert list(store.subgraphs([], 1.0)) == []
+    chosen = [ids[4], ids[1], ids[4]]
+    for subgraph, trace in zip(store.subgraphs(chosen, 0.5), chosen, strict=True):
+        alike(subgraph, memory.subgraph(trace, 0.5))
+    with pytest.raises(TraceNotFoundError):
+        list(store.subgraphs([ids[0], "t000000000000"], 1.0))
+
+
+@pytest.mark.filterwarnings("ignore::graphtrace.sizes.ShortTraceWarning")
+def test_what_a_store_does_not_keep_comes_from_the_archive(tmp_path):
+    traces = [synthetic_trace(i, n=5, name=f"x{i}", text=f"text {i}") for i in range(6)]
+    write_traces(tmp_path / "archive", [*traces[:3]], keep="all")
+    write_traces(tmp_path / "short", traces[3:], keep="k:30")
+    for name in ("archive", "short"):
+        ingest(tmp_path / name, tmp_path / "store")
+    memory, ids = MemorySource(traces), [trace.id for trace in traces]
+    with open_store(tmp_path / "store") as store:
+        for subgraph in store.subgraphs(ids, "k:30"):
+            alike(subgraph, memory.subgraph(subgraph.trace, "k:30"))
+        found = store.subgraphs(ids, 1.0)
+        for _ in range(3):
+            alike(subgraph := next(found), memory.subgraph(subgraph.trace, 1.0))
+        with pytest.raises(SizeError, match="the store keeps 30"):
+            next(found)
+
+
+def test_edges_that_are_gone_are_seen_together_too(tmp_path):
+    traces = [synthetic_trace(i, n=4, name=f"x{i}", text=f"text {i}") for i in range(3)]
+    write_traces(tmp_path / "archive", traces, keep="all")
+    ingest(tmp_path / "archive", tmp_path / "store")
+    with open_store(tmp_path / "store", read_only=False) as store:
+        broken = store.cypher("MATCH (t:Trace) RETURN t.id AS id ORDER BY t.number")["id"][1]
+        store.cypher(
+            "MATCH (t:Trace {id: $id})<-[:IN_TRACE]-(:State)-[r:MLP]->(:State) DELETE r",
+            {"id": broken},
+        )
+        ids = [trace.id for trace in traces]
+        with pytest.raises(StoreDamagedError, match=broken):
+            list(store.subgraphs(ids, 1.0))

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from graphtrace.analysis.measure_cache import MeasureCache, Values
-from graphtrace.analysis.reading import read_subgraph, warn_of_short
+from graphtrace.analysis.reading import read_subgraphs, warn_of_short
 from graphtrace.errors import OptionError
 from graphtrace.progress import progress as show_progress
 from graphtrace.selection import TraceSource, check_curves
@@ -120,8 +120,7 @@ def _key(row: dict[str, Any], size: Size) -> str:
 
 
 def _work(source: TraceSource, ids: list[str], size: Size, exclude_special: bool):
-    for trace in ids:
-        subgraph = read_subgraph(source, trace, size)
+    for subgraph in read_subgraphs(source, ids, size):
         short = len(subgraph) < subgraph.layout.path_length
         yield subgraph.without_special() if exclude_special else subgraph, short
 

@@ -5,7 +5,7 @@ complete path are counted and reported once rather than once per trace.
 """
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -153,8 +153,8 @@ def subgraphs(
     rows = list(traces.to_dict("records"))
     short = 0
     with show_progress(f"traces at {size}", len(rows), "traces", shown=progress) as advance:
-        for row in rows:
-            subgraph = read_subgraph(source, row["id"], size)
+        found = read_subgraphs(source, [row["id"] for row in rows], size)
+        for row, subgraph in zip(rows, found, strict=True):
             short += len(subgraph) < subgraph.layout.path_length
             yield row, subgraph.without_special() if exclude_special else subgraph
             advance()
@@ -166,6 +166,20 @@ def read_subgraph(source: TraceSource, trace: str, size: Size) -> SubGraph:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ShortTraceWarning)
         return source.subgraph(trace, size)
+
+
+def read_subgraphs(source: TraceSource, traces: Sequence[str], size: Size) -> Iterator[SubGraph]:
+    """Sub-graphs one after the other, without warnings; several at a time where the source can."""
+    together = getattr(source, "subgraphs", None)
+    if together is None:
+        yield from (read_subgraph(source, trace, size) for trace in traces)
+        return
+    found = together(traces, size)
+    for _ in traces:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ShortTraceWarning)
+            subgraph = next(found)
+        yield subgraph
 
 
 def warn_of_short(short: int, n: int, size: Size) -> None:

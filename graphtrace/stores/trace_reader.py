@@ -1,7 +1,7 @@
 """What reading a store's traces means on every store: the statements both engines run, and what
 becomes of their rows. A store adds how a statement is run and how edges are fetched."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from graphtrace.selection import resolve_trace
 from graphtrace.sizes import Size, parse_size, warn_if_short
 from graphtrace.subgraph import SubGraph
 
-_TRACE = """
-MATCH (t:Trace {id: $id})-[:OF_MODEL]->(m:Model)
-WHERE t.status = 'complete'
-RETURN t.number AS number, t.n_tokens AS n_tokens, t.n_edges AS n_edges, t.n_kept AS n_kept,
+TRACE_ROWS = """
+MATCH (t:Trace)-[:OF_MODEL]->(m:Model)
+WHERE t.id IN $ids AND t.status = 'complete'
+RETURN t.id AS id, t.number AS number, t.n_tokens AS n_tokens, t.n_edges AS n_edges,
+       t.n_kept AS n_kept,
        t.archive AS archive, t.token_ids AS token_ids, t.tokens AS tokens, t.special AS special,
        m.id AS model, m.n_layers AS n_layers, m.n_heads AS n_heads, m.parallel AS parallel,
        m.windows AS windows
@@ -90,6 +91,18 @@ RETURN DISTINCT t.id AS trace
 """
 
 _FEW = 100
+
+
+def layout_of(row: Mapping[str, Any]) -> GraphLayout:
+    """The whole graph's shape, from a row of `TRACE_ROWS`."""
+    windows = row["windows"]
+    return GraphLayout(
+        int(row["n_tokens"]),
+        int(row["n_layers"]),
+        int(row["n_heads"]),
+        bool(row["parallel"]),
+        None if windows is None else tuple(window or None for window in windows),
+    )
 
 
 class TraceReader:
@@ -194,11 +207,11 @@ class TraceReader:
         the archive that the trace came from is asked. Raises TraceNotFoundError, SizeError.
         """
         size = parse_size(size)
-        found = self.cypher(_TRACE, {"id": trace})
+        found = self.cypher(TRACE_ROWS, {"ids": [trace]})
         if len(found) == 0:
             trace = self.resolve(trace)
-            found = self.cypher(_TRACE, {"id": trace})
-        row = found.iloc[0]
+            found = self.cypher(TRACE_ROWS, {"ids": [trace]})
+        row = found.to_dict("records")[0]
         n_edges, n_kept = int(row["n_edges"]), int(row["n_kept"])
         curve = (None, None)
         if size.rule == "tv":
@@ -207,33 +220,50 @@ class TraceReader:
         k = size.edges(n_edges, *curve)
         if k > n_kept:
             return self._from_archive(trace, size, k, n_kept, n_edges)
-        windows = row["windows"]
-        layout = GraphLayout(
-            int(row["n_tokens"]),
-            int(row["n_layers"]),
-            int(row["n_heads"]),
-            bool(row["parallel"]),
-            None if windows is None else tuple(window or None for window in windows),
-        )
+        # A filter costs as much again as reading the edges, so it is for small parts only.
+        limit = k if 4 * k < n_kept else None
+        layout = layout_of(row)
+        n_states = layout.n_levels * layout.n_tokens
+        found = self._edge_parts(int(row["number"]), n_states, n_kept, limit)
+        return self._made(row, layout, k, found, limit)
+
+    def subgraphs(
+        self, traces: Sequence[str], size: Size | float | str = 1.0
+    ) -> Iterator[SubGraph]:
+        """The traces (ids) of the given size, one after the other; as `subgraph`."""
+        for trace in traces:
+            yield self.subgraph(trace, size)
+
+    def _made(
+        self,
+        row: Mapping[str, Any],
+        layout: GraphLayout,
+        k: int,
+        found: list[tuple[int, dict[str, np.ndarray]]],
+        limit: int | None,
+    ) -> SubGraph:
+        """The sub-graph of a row of `TRACE_ROWS`. found: its edges of rank < limit (None: all)."""
         warn_if_short(k, layout.path_length)
         return SubGraph(
-            trace=trace,
+            trace=row["id"],
             model=row["model"],
             layout=layout,
             token_ids=np.array(row["token_ids"], np.int32),
             tokens=list(row["tokens"]),
             special=np.array(row["special"], bool),
-            edges=self._edges(trace, int(row["number"]), layout, k, n_kept),
+            edges=self._edges(row["id"], found, layout, k, int(row["n_kept"]), limit),
             rank=np.arange(k),
         )
 
     def _edges(
-        self, trace: str, number: int, layout: GraphLayout, k: int, n_kept: int
+        self,
+        trace: str,
+        found: list[tuple[int, dict[str, np.ndarray]]],
+        layout: GraphLayout,
+        k: int,
+        n_kept: int,
+        limit: int | None,
     ) -> EdgeColumns:
-        # A filter costs as much again as reading the edges, so it is for small parts only.
-        few = 4 * k < n_kept
-        n_states = layout.n_levels * layout.n_tokens
-        found = self._edge_parts(number, n_states, n_kept, k if few else None)
         kinds = [np.full(len(part["rank"]), kind, np.int8) for kind, part in found]
         for kind, part in found:
             if kind != ATTENTION:
@@ -243,7 +273,7 @@ class TraceReader:
         inside = (rank >= 0) & (rank < len(at))
         at[rank[inside]] = np.flatnonzero(inside)
         at = at[:k]
-        if (at < 0).any() or len(rank) != (k if few else n_kept):
+        if (at < 0).any() or len(rank) != (n_kept if limit is None else min(limit, n_kept)):
             raise StoreDamagedError(
                 f"the store {self.url} has not the {n_kept:,} edges of trace {trace} that it "
                 "should have; `graphtrace store rebuild` makes it anew from its archives"
