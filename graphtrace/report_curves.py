@@ -6,7 +6,7 @@ from typing import Any
 from graphtrace.analysis.baselines import baselines
 from graphtrace.analysis.nucleus import nucleus
 from graphtrace.analysis.reconstruction import reconstruction
-from graphtrace.analysis.structure import structure
+from graphtrace.analysis.structure import structure_tables
 from graphtrace.errors import OptionError
 from graphtrace.plots_curves import (
     plot_baselines,
@@ -72,7 +72,7 @@ def nucleus_section(study: Study) -> Section:
 
 
 def _made_of(study: Study, table: Any, name: str, title: str, question: str, plot) -> Section:
-    frame = structure(study.source, table, **study.passes, **study.drawn)
+    frame = study.once(structure_tables, **study.passes)[table]
     keys, said = keys_of(frame, "size"), []
     groups: Any = frame.groupby(keys, sort=False)
     for _, own in groups:

@@ -36,10 +36,10 @@ class Study:
         """Keywords of an analysis that measures single traces."""
         return {"workers": self.workers, "progress": self.progress}
 
-    def once(self, analysis: Callable[..., Any]) -> Any:
+    def once(self, analysis: Callable[..., Any], **options: Any) -> Any:
         """What a bootstrapping analysis returns, computed once for all parts that need it."""
         if analysis not in self._known:
-            self._known[analysis] = analysis(self.source, **self.drawn)
+            self._known[analysis] = analysis(self.source, **options, **self.drawn)
         return self._known[analysis]
 
 

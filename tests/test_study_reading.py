@@ -68,6 +68,7 @@ def test_every_source_says_the_same(sources, reading):
         same(getattr(other, reading)(ids), expected)
         same(getattr(other, reading)(ids[::-1]), getattr(memory, reading)(ids[::-1]))
         same(getattr(other, reading)(ids[2:3]), getattr(memory, reading)(ids[2:3]))
+        assert len(getattr(other, reading)([])) == 0
 
 
 def test_more_traces_than_are_looked_up_one_by_one(tmp_path):

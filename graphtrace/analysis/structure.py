@@ -71,14 +71,36 @@ def structure(
     exclude_special, need them, and then sizes beyond what every trace keeps are left out. Raises
     OptionError where nothing matches, settings are mixed, or no trace keeps a size of the grid.
     """
-    if table not in ("composition", "layers"):
+    if table not in TABLES:
         raise OptionError(f"table {table!r} is neither composition nor layers")
+    return structure_tables(
+        source, workers=workers, progress=progress, draws=draws, seed=seed, **selection
+    )[table]
+
+
+TABLES = ("composition", "layers")
+
+
+def structure_tables(
+    source: TraceSource,
+    *,
+    workers: int = 1,
+    progress: bool = False,
+    draws: int = 1000,
+    seed: int = 0,
+    **selection: Unpack[Selection],
+) -> dict[str, pd.DataFrame]:
+    """Both tables of `structure`, by name, from one reading."""
     traces = chosen_traces(source, selection, _COLUMNS)
     special = read_selection(selection)["exclude_special"]
     points = source.curve_points(traces["id"].tolist())
     points = points.loc[points["curve"] == 0]
     grid = np.unique(points["grid"].to_numpy())
     edges = _read(source, traces, points, grid, special, workers, progress)
+    return {table: _table(table, traces, edges, grid, draws, seed) for table in TABLES}
+
+
+def _table(table: str, traces, edges: _Edges, grid, draws: int, seed: int) -> pd.DataFrame:
     parts = schema.KINDS if table == "composition" else QUARTERS
     place = [parts.index(kind if table == "composition" else QUARTERS[q]) for q, kind in _KEYS]
     into = np.eye(len(parts))[place]
