@@ -265,8 +265,8 @@ class Archive:
         ]
         frame = traces_frame(tables)
         order = archive_order(frame)
-        self._frame = frame.iloc[order].reset_index(drop=True)
-        self._index = dict(zip(self._frame["id"], (places[i] for i in order), strict=True))
+        self._frame = ordered = frame.iloc[order].reset_index(drop=True)
+        self._index = dict(zip(ordered["id"], (places[i] for i in order), strict=True))
 
     def _metadata(self, source: Pack | str) -> pa.Table:
         """The metadata columns of a pack, or of a loose trace given by its id."""
