@@ -7,6 +7,7 @@ edges, is `import_table(folder, 797)`.
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,10 @@ VERSION = "5.26.30"
 ASKED = (
     "MATCH (:Trace {status: 'complete'})<-[:IN_TRACE]-(:State)-[r:ATTENTION]->() RETURN count(r)"
 )
+
+
+PASSWORD = secrets.token_hex(12)
+"""One that a server draws may begin with a hyphen, which its tools take for an option."""
 
 
 def run_server(*arguments: str, folder: Path | None = None) -> str:
@@ -46,7 +51,7 @@ def import_table(
     distinct = [synthetic_trace(seed=i, n=24, model=model) for i in range(8)]
     archive_of(folder / "archive", 0, count, distinct)
     home = str(folder / "home")
-    start = ("start", "--home", home, "--version", version, "--heap", heap)
+    start = ("start", "--home", home, "--version", version, "--heap", heap, "--password", PASSWORD)
     # The server's folder must have been made; what is timed is a database's first filling.
     run_server(*start, "--pagecache", pagecache)
     run_server("stop", home)

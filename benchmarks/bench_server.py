@@ -21,7 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from benchmarks.bench_neo4j import SERVER, VERSION, run_server
+from benchmarks.bench_neo4j import PASSWORD, SERVER, VERSION, run_server
 from benchmarks.bench_store import archive_of, median_ms
 
 ROUNDS = 3
@@ -138,7 +138,7 @@ def tables(count: int | None = None) -> dict[str, pd.DataFrame]:
     count = count or int(os.environ.get("GRAPHTRACE_BENCH_TRACES", "120"))
     with tempfile.TemporaryDirectory() as name:
         home = str(Path(name) / "home")
-        started = run_server("start", "--home", home, "--version", VERSION)
+        started = run_server("start", "--home", home, "--version", VERSION, "--password", PASSWORD)
         os.environ.update(re.findall(r"export (\w+)=(\S+)", started))
         try:
             return server_tables(Path(name), count)

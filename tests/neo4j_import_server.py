@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,12 @@ def imported(files: ImportFiles, home: Path, version: str) -> Iterator[tuple[neo
     finish.cypher completes, and what the importer printed; NEO4J_* are set to it."""
     if not SCRIPT.exists():
         absent("the real servers of ../shared/neo4j are not here")
-    start = ("start", "--home", str(home), "--version", version)
+    # A password that the script draws may begin with a hyphen, which looks like an option.
+    password = ("--password", secrets.token_hex(12))
+    start = ("start", "--home", str(home), "--version", version, *password)
     size = ("--heap", "512m", "--pagecache", "128m")
     script(*start, *size)
-    script("stop", str(home))
+    script("kill", str(home))
     arguments = files.command.split()
     assert arguments[0] == "neo4j-admin"
     overwrite = "--overwrite-destination"

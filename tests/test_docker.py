@@ -77,7 +77,7 @@ def test_the_readme_names_the_same_version():
     tarball = README.partition("Without Docker")[2].split("```")[1].strip().splitlines()
     assert len(tarball) == 2
     assert all(f"neo4j-community-{version}" in line for line in tarball)
-    assert version in VERSIONS
+    assert version == VERSIONS[0]
 
 
 def settings_of(environment):
@@ -90,7 +90,7 @@ def settings_of(environment):
     return found
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=VERSIONS[:1])  # the release of the image
 def server(request, tmp_path_factory):
     if not SCRIPT.exists():
         absent("the real servers of ../shared/neo4j are not here")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import command_line
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -35,7 +36,15 @@ def long_ids(demo):
     return demo.tokenizer(text, verbose=False)["input_ids"]
 
 
+def inside(*arguments, cwd, rc=0):
+    """(stdout, stderr) of a command line."""
+    code, out, err = command_line.run(*arguments, cwd=cwd)
+    assert code == rc, err
+    return out, err
+
+
 def cli(*arguments, cwd, rc=0, **env):
+    """The same in a process of its own, with an environment of its own."""
     command = [sys.executable, "-m", "graphtrace", *map(str, arguments)]
     env = os.environ | {"OMP_NUM_THREADS": "1", **env}
     done = subprocess.run(command, capture_output=True, cwd=cwd, env=env, timeout=120)
@@ -179,7 +188,7 @@ print(peak[0] - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
     ("n", "options"),
-    [(24, {}), (100, {}), (100, {"scorer": "gradient"}), (100, {"search": "path"}), (250, {})],
+    [(24, {}), (100, {"scorer": "gradient"}), (100, {"search": "path"}), (250, {})],
 )
 def test_memory(demo, long_ids, n, options):
     """Resident memory while one input is traced: within 2 either way, give or take 5 MB."""
@@ -274,21 +283,21 @@ def test_no_weight_file_is_needed_or_fetched(tmp_path):
 
 def test_the_command(tmp_path):
     run = ("extract", SENTENCES, "--model", "demo", "--dry-run", "--limit", "4")
-    out, notes = cli(*run, cwd=tmp_path)
+    out, notes = inside(*run, cwd=tmp_path)
     assert "clean-01" in out.decode()
     assert "memory_mb" in out.decode()
     assert "to trace: 4 inputs" in notes
     assert "22.3 MB of float32 weights" in notes
     assert "nothing was computed or written" in notes
     assert list(tmp_path.iterdir()) == []
-    rows = json.loads(cli(*run, "--format", "json", "--keep", "all", cwd=tmp_path)[0])
+    rows = json.loads(inside(*run, "--format", "json", "--keep", "all", cwd=tmp_path)[0])
     assert [row["n_kept"] for row in rows] == [row["n_edges"] for row in rows]
-    shard = cli(*run, "--format", "csv", "--shard", "2/2", "--sizes", "0.1", cwd=tmp_path)[0]
+    shard = inside(*run, "--format", "csv", "--shard", "2/2", "--sizes", "0.1", cwd=tmp_path)[0]
     assert pd.read_csv(io.BytesIO(shard)).name.tolist() == [row["name"] for row in rows[1::2]]
-    half = cli(*run, "--format", "parquet", "--dtype", "bfloat16", cwd=tmp_path)
+    half = inside(*run, "--format", "parquet", "--dtype", "bfloat16", cwd=tmp_path)
     assert tuple(pq.read_table(io.BytesIO(half[0])).column_names) == COLUMNS
     assert "11.1 MB of bfloat16 weights" in half[1]
-    wrong = cli(*run, "--label", "nothing", cwd=tmp_path, rc=1)[1]
+    wrong = inside(*run, "--label", "nothing", cwd=tmp_path, rc=1)[1]
     assert "nothing" in wrong
     assert len(wrong.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

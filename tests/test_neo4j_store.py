@@ -5,6 +5,7 @@ import shutil
 import socket
 import sys
 
+import neo4j_server
 import pytest
 from builders import synthetic_trace
 from store_suite import OwnStoreSuite, StoreSuite, check_same, zoo
@@ -34,7 +35,7 @@ from graphtrace.stores.verify import verify_store
 @pytest.fixture(scope="class")
 def new_url(server):
     def make():
-        delete_store(server, missing_ok=True)
+        neo4j_server.empty(server)
         return server
 
     return make
@@ -53,7 +54,7 @@ class TestOwnSuite(OwnStoreSuite):
 @pytest.fixture
 def small(server, tmp_path):
     """(url, archive, traces) of five small traces on the server."""
-    delete_store(server, missing_ok=True)
+    neo4j_server.empty(server)
     traces = [synthetic_trace(seed=i, n=4, labels={"odd": str(i % 2)}) for i in range(5)]
     write_traces(tmp_path / "archive", traces, keep="all")
     ingest(tmp_path / "archive", server)

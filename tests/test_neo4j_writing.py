@@ -3,6 +3,7 @@
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
+import neo4j_server
 import numpy as np
 import pytest
 from builders import model_info, synthetic_trace
@@ -25,7 +26,7 @@ from graphtrace.stores.verify import verify_store
 @pytest.fixture
 def empty(server):
     """URL of a server without a store."""
-    delete_store(server, missing_ok=True)
+    neo4j_server.empty(server)
     return server
 
 
@@ -49,7 +50,7 @@ def in_parts():
 @pytest.fixture(scope="class")
 def new_url(server, in_parts):
     def make():
-        delete_store(server, missing_ok=True)
+        neo4j_server.empty(server)
         return server
 
     return make
@@ -329,6 +330,7 @@ def test_workers(server, tmp_path, workers):
 def test_an_index_that_lost_its_constraint_gives_way(empty, raw, tmp_path, monkeypatch):
     """What a disk that fills up while a constraint is made leaves behind."""
     monkeypatch.setattr(neo4j_schema, "WAIT_SECONDS", 0.1)
+    delete_store(empty, missing_ok=True)  # with its schema
     raw.run("CREATE INDEX graphtrace_component FOR (n:Component) ON (n.id)")
     write_traces(tmp_path / "a", [synthetic_trace(seed=0, n=4)], keep="all")
     assert ingest(tmp_path / "a", empty).n_new == 1

@@ -6,6 +6,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 
+import neo4j_server
 import numpy as np
 import pytest
 from builders import model_info, synthetic_trace, with_curves
@@ -18,7 +19,7 @@ from graphtrace.ingestion import ingest
 from graphtrace.sizes import ShortTraceWarning
 from graphtrace.stores.base import open_store
 from graphtrace.stores.copying import copy_store
-from graphtrace.stores.maintenance import delete_store, rebuild_store
+from graphtrace.stores.maintenance import rebuild_store
 from graphtrace.stores.verify import verify_store
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{ShortTraceWarning.__module__}.ShortTraceWarning")
@@ -34,7 +35,7 @@ def new_url(request, tmp_path_factory):
     server = request.getfixturevalue("server")
 
     def make():
-        delete_store(server, missing_ok=True)
+        neo4j_server.empty(server)
         return server
 
     return make

@@ -1,9 +1,8 @@
 """Reference means: how their texts are read, from Python and from the command line."""
 
 import json
-import subprocess
-import sys
 
+import command_line
 import pytest
 import torch
 from tiny_models import save_tiny
@@ -78,12 +77,11 @@ def test_the_command_reads_chats(model, folder, tmp_path):
     (tmp_path / "chats.jsonl").write_text("\n".join(lines))
 
     def run(*options):
-        command = [sys.executable, "-m", "graphtrace", "reference-means", "chats.jsonl"]
-        command += ["--model", str(folder), "--out", "means.safetensors", *options]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        means = ("reference-means", "chats.jsonl", "--out", "means.safetensors")
+        return command_line.run(*means, "--model", folder, *options, cwd=tmp_path)
 
     done = run("--chat", "--system", "be brief", "--bos", "no")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     found = load_means(tmp_path / "means.safetensors")
     same(found, reference_means(model, chats, chat=True, system="be brief", bos="no"))
     (tmp_path / "means.safetensors").unlink()
@@ -93,7 +91,7 @@ def test_the_command_reads_chats(model, folder, tmp_path):
         (("--bos", "maybe", "--chat"), "none of auto, yes, no", 2),
     ]:
         done = run(*options)
-        assert done.returncode == rc, (options, done.stderr)
-        assert message in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        assert done.code == rc, (options, done.err)
+        assert message in done.err
+        assert len(done.err.splitlines()) == 1
         assert not (tmp_path / "means.safetensors").exists()

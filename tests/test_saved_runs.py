@@ -2,6 +2,7 @@
 
 import json
 
+import neo4j_server
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,7 +40,7 @@ def url(request, tmp_path):
     url = str(tmp_path / "store")
     if request.param == "neo4j":
         url = request.getfixturevalue("server")
-        delete_store(url, missing_ok=True)
+        neo4j_server.empty(url)
     write_traces(tmp_path / "archive", traces(), keep="all")
     ingest(tmp_path / "archive", url)
     return url

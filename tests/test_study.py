@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import command_line
 import pytest
 import torch
 from tiny_models import save_tiny
@@ -216,12 +217,12 @@ def test_the_command_line_says_what_is_wrong_in_one_line(folder, corpus, tmp_pat
         (("extract", corpus, "--model", folder, "--shard", "4/3", *archive), "4/3"),
     ]
     for args, expected in cases:
-        code, out, err = finish(*args)
+        code, out, err = command_line.run(*args)
         assert code not in (0, None), args
         assert expected in err, err
         assert len(err.strip().splitlines()) == 1, err
         assert "Traceback" not in err
-        assert out == ""
+        assert out == b""
     code, _, err = finish("--debug", "extract", bad, "--model", folder)
     assert "Traceback" in err
 

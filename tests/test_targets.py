@@ -1,9 +1,6 @@
 """Targets and foils: as people write them, on every point of a curve, and as gradient's m."""
 
-import os
-import subprocess
-import sys
-
+import command_line
 import numpy as np
 import pytest
 import torch
@@ -299,10 +296,8 @@ def test_their_curves_are_averaged_and_drawn(demo):
 
 
 def run(*args):
-    command = [sys.executable, "-m", "graphtrace", *map(str, args)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-    return done.returncode, done.stdout, done.stderr
+    code, out, err = command_line.run(*args)
+    return code, out.decode(), err
 
 
 def test_the_command_line_takes_positions_targets_and_foils(tmp_path):
