@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graphtrace.traces import Curve
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MANY_POINTS = 1000
 _OTHERS = {"resid_mid": "#BBBBBB", "mlp": "#D55E00", "resid_post": "#7F7F7F"}
 Frame = Any
 """A DataFrame, whose columns pandas' stubs cannot type."""
@@ -321,7 +322,9 @@ def _strip(axis: "Axes", values: Frame, place: float, colour: str) -> None:
     if len(values) == 0:
         return
     spread = np.random.default_rng(0).uniform(-0.22, 0.22, len(values))
-    axis.plot(values, place + spread, ".", color=colour, alpha=0.6, ms=6, mew=0)
+    # Thousands of points are megabytes of outlines; as a picture they look the same.
+    many = len(values) > MANY_POINTS
+    axis.plot(values, place + spread, ".", color=colour, alpha=0.6, ms=6, mew=0, rasterized=many)
     q25, q50, q75 = np.percentile(values, [25, 50, 75])
     axis.plot([q25, q75], [place, place], color=colour, lw=4, solid_capstyle="butt", alpha=0.9)
     axis.plot(q50, place, "|", color="black", ms=12, mew=1.5)

@@ -20,7 +20,7 @@ CORE, CONSTRUCTION = (3e-4, 3e-3), (1e-4, 1e-2)
 phase."""
 
 AGREEMENT = (0.26, 0.71)
-_COLUMNS = ["claim", "published", "of", "value", "value_low", "value_high", "n_inputs", "verdict"]
+_COLUMNS = ["claim", "of", "published", "verdict", "value", "value_low", "value_high", "n_inputs"]
 
 
 def sign_verdict(low: float, high: float, sign: int) -> str:
@@ -40,8 +40,8 @@ def range_verdict(value: float, published: tuple[float, float]) -> str:
 
 
 def claims(study: Study) -> pd.DataFrame:
-    """One row per claim and model (or two models): claim, published, of, value, value_low,
-    value_high, n_inputs, verdict."""
+    """One row per claim and model (or two models): claim, of, published, verdict, value, value_low,
+    value_high, n_inputs."""
     rows: list[dict[str, Any]] = []
     found = study.once(correlates)
     keys = keys_of(found, "measure")
@@ -100,4 +100,5 @@ def claims_section(study: Study) -> Section:
         "has it; published sizes are of models with far more edges, where smaller shares exist.",
         [f"Of {len(frame)} rows: {listed}."],
         table=frame,
+        rows=len(frame),
     )

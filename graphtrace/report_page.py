@@ -26,7 +26,7 @@ class Section(NamedTuple):
 
     name: what a file of the figure is called; title; question: what the part answers, a sentence;
     findings: what the numbers say, sentences; figure and caption: None where nothing can be drawn;
-    table: the rows behind it, of which the page shows the first; columns: those it shows.
+    table: the rows behind it, of which the page shows the first `rows`; columns: those it shows.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Section(NamedTuple):
     caption: str = ""
     table: pd.DataFrame | None = None
     columns: Sequence[str] = ()
+    rows: int = SHOWN_ROWS
 
 
 _STYLE = """
@@ -84,9 +85,9 @@ def _section(section: Section) -> str:
         )
     if section.table is not None and len(section.table):
         shown = section.table.reindex(columns=list(section.columns or section.table.columns))
-        parts.append(table_html(shown.head(SHOWN_ROWS)))
-        if len(shown) > SHOWN_ROWS:
-            parts.append(f'<p class="soft">The first {SHOWN_ROWS} of {len(shown):,} rows.</p>')
+        parts.append(table_html(shown.head(section.rows)))
+        if len(shown) > section.rows:
+            parts.append(f'<p class="soft">The first {section.rows} of {len(shown):,} rows.</p>')
     parts.append("</section>")
     return "".join(parts)
 
@@ -103,7 +104,8 @@ def svg_of(figure: "Figure") -> bytes:
 
     sink = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "graphtrace"}):
-        figure.savefig(sink, format="svg", metadata={"Date": None})
+        # The resolution is that of parts that are pictures.
+        figure.savefig(sink, format="svg", metadata={"Date": None}, dpi=200)
     return sink.getvalue()
 
 

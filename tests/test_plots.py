@@ -14,6 +14,7 @@ from graphtrace.analysis.curves import curve_band, interpolate
 from graphtrace.analysis.modularity import modularity
 from graphtrace.errors import OptionError
 from graphtrace.plots import (
+    MANY_POINTS,
     MEASURES,
     plot_centrality,
     plot_circuit,
@@ -148,3 +149,14 @@ def test_band_is_the_mean_of_the_inputs_that_reach_a_size():
 def test_importing_the_plots_imports_no_matplotlib():
     code = "import sys, graphtrace.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_study_of_thousands_makes_no_file_of_megabytes(source, tmp_path):
+    """Points beyond `MANY_POINTS` are a picture inside the figure; a few stay outlines."""
+    few = modularity(source, "k:20")
+    own = few[few["model"] == few["model"].iloc[0]]
+    many = own.loc[np.repeat(own.index, MANY_POINTS)].reset_index(drop=True)
+    for frame, pictures in ((few, 0), (many, 3)):
+        path = save_figure(plot_modularity(frame), tmp_path / "f.svg")
+        assert path.read_text().count("<image") == pictures
+        assert path.stat().st_size < 500_000

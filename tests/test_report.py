@@ -137,6 +137,9 @@ def test_values_and_tables():
     assert "0.5 [0.25, 0.75]" in table_html(frame.assign(x_high=0.75))
     many = Section("m", "Many", "?", ["said"], table=pd.DataFrame({"a": range(40)}))
     assert "The first 15 of 40 rows" in render("t", [], pd.DataFrame({"b": [1]}), [many])
+    whole = render("t", [], pd.DataFrame({"b": [1]}), [many._replace(rows=40)])
+    assert "<td class=n>39</td>" in whole
+    assert "The first" not in whole
 
 
 def test_the_command(tmp_path):
