@@ -10,7 +10,6 @@ run alone with `python -m benchmarks bench_server`.
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -48,7 +47,9 @@ def _server_cpu() -> float:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which begins at what the process held that this one was started from.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def write(folder: Path, workers: int = 3) -> dict[str, float]:
@@ -150,8 +151,11 @@ def main() -> None:
     """One of WORK, its figures as JSON."""
     what, folder, rust, options = sys.argv[1:]
     if not int(rust):
-        for version in ("v1", "v2"):
-            sys.modules[f"neo4j._rust.codec.packstream.{version}"] = None  # type: ignore[assignment]
+        sys.modules["neo4j._rust"] = None  # type: ignore[assignment]
+    from neo4j._codec.packstream import v1
+
+    if (v1._rust_pack is not None) != bool(int(rust)):
+        raise RuntimeError(f"the driver's extension is not as asked for ({rust})")
     print(json.dumps(WORK[what](Path(folder), **json.loads(options)), default=float))
 
 
