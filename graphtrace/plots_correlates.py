@@ -94,7 +94,7 @@ def plot_agreement(result: "Agreement") -> "Figure":
     keys = list(pairs.columns[: pairs.columns.get_loc("model")])
     summaries = result.summary.to_dict("records")
     largest = max((int(row["n_models"]) for row in summaries), default=1)
-    side = float(np.clip(1.0 + 0.75 * largest, 3.0, 9.0))
+    side = float(np.clip(1.0 + 0.75 * largest, 3.8, 9.0))
     figure, axes = _figure(1, len(summaries), (side + 1.2) * len(summaries), side)
     image: Any = None
     for axis, row in zip(axes[0], summaries, strict=True):
@@ -106,7 +106,7 @@ def plot_agreement(result: "Agreement") -> "Figure":
         axis.set_title(f"{title}\n{_summary(row)}" if title else _summary(row), loc="left")
     measure = summaries[0]["measure"] if summaries else "density_normalised"
     if image is not None:
-        figure.colorbar(image, ax=list(axes[0]), label=f"{_RHO} of {MEASURE_LABELS[measure]}")
+        figure.colorbar(image, ax=list(axes[0]), label=f"{_RHO} of\n{MEASURE_LABELS[measure]}")
     return figure
 
 
@@ -232,7 +232,7 @@ def _summary(row: dict[Any, Any]) -> str:
         return "no pair of models has 3 inputs"
     return (
         f"mean ρ {row['rho_mean']:.2f} ({row['rho_min']:.2f} … {row['rho_max']:.2f})\n"
-        f"{row['n_pairs']} pairs, n ≥ {row['n_inputs_min']:,}; above: 95 % intervals"
+        f"{row['n_pairs']} pairs, n ≥ {row['n_inputs_min']:,}\nabove: 95 % intervals"
     )
 
 
