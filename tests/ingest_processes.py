@@ -65,6 +65,7 @@ def main() -> None:
 
     # Traces of more than 400 edges are written in parts, so that both ways are interrupted.
     neo4j_writer.LONG = 400
+    neo4j_writer.PART = 100
     for line in sys.stdin:
         archive, url, patience, out, err = json.loads(line)
         pid = os.fork()

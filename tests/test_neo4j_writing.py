@@ -11,7 +11,7 @@ from store_suite import StoreSuite, check_same
 
 from graphtrace.archive import open_archive
 from graphtrace.archive_write import write_traces
-from graphtrace.errors import OptionError, StoreError
+from graphtrace.errors import OptionError, QueryError, StoreError
 from graphtrace.ingestion import ingest
 from graphtrace.stores import neo4j_reader, neo4j_schema, neo4j_writer
 from graphtrace.stores.base import open_store
@@ -43,6 +43,7 @@ def in_parts():
     """Every trace of more than 60 edges is a long one, and is read in several parts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neo4j_writer, "LONG", 60)
+        patch.setattr(neo4j_writer, "PART", 20)
         patch.setattr(neo4j_reader, "PART", 50)
         yield
 
@@ -83,6 +84,7 @@ def one_trace(archive, number=0):
 
 def test_a_long_trace_is_invisible_until_it_is_whole(empty, raw, tmp_path, monkeypatch):
     monkeypatch.setattr(neo4j_writer, "LONG", 60)
+    monkeypatch.setattr(neo4j_writer, "PART", 30)
     trace = synthetic_trace(seed=3, n=6)
     write_traces(tmp_path / "a", [trace], keep="all")
     seen = []
@@ -116,6 +118,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("after", range(5))
 def test_an_interrupted_long_trace_is_begun_again(empty, raw, tmp_path, monkeypatch, after):
     monkeypatch.setattr(neo4j_writer, "LONG", 60)
+    monkeypatch.setattr(neo4j_writer, "PART", 30)
     write_traces(tmp_path / "a", [synthetic_trace(seed=3, n=6)], keep="all")
     original, calls = neo4j_writer._row, []
 
@@ -143,6 +146,7 @@ def test_an_interrupted_long_trace_is_begun_again(empty, raw, tmp_path, monkeypa
 
 def test_a_writer_that_lost_its_trace_gives_way(empty, raw, tmp_path, monkeypatch):
     monkeypatch.setattr(neo4j_writer, "LONG", 60)
+    monkeypatch.setattr(neo4j_writer, "PART", 30)
     write_traces(tmp_path / "a", [synthetic_trace(seed=3, n=6)], keep="all")
     original, begun, others = neo4j_writer._row, [], []
 
@@ -156,6 +160,37 @@ def test_a_writer_that_lost_its_trace_gives_way(empty, raw, tmp_path, monkeypatc
     result = ingest(tmp_path / "a", empty)
     assert others[0].n_new == 1
     assert (result.n_new, result.n_present, result.n_edges) == (0, 1, 0)
+    assert problems(empty) == []
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+def test_a_part_that_fails(empty, raw, tmp_path, monkeypatch, taken_over):
+    """The states of a trace that was taken over are being removed while a part of it is written;
+    an error of another cause is said, and nothing is visible."""
+    monkeypatch.setattr(neo4j_writer, "LONG", 60)
+    monkeypatch.setattr(neo4j_writer, "PART", 30)
+    write_traces(tmp_path / "a", [synthetic_trace(seed=3, n=6)], keep="all")
+    original, failed, others = neo4j_writer._row, [], []
+
+    def failing(transaction, name, params):
+        if name != "edges" or failed:
+            return original(transaction, name, params)
+        failed.append(True)
+        if taken_over:
+            others.append(ingest(tmp_path / "a", empty))
+        return transaction.run("RETURN 1 / 0").single()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(neo4j_writer, "_row", failing)
+        if taken_over:
+            assert ingest(tmp_path / "a", empty).n_new == 0
+            assert others[0].n_new == 1
+        else:
+            with pytest.raises(QueryError, match="by zero"):
+                ingest(tmp_path / "a", empty)
+            with open_store(empty) as store:
+                assert len(store.traces()) == 0
+            assert ingest(tmp_path / "a", empty).n_new == 1
     assert problems(empty) == []
 
 
@@ -254,6 +289,7 @@ def test_archives_that_overlap_in_either_order(empty, raw, overlapping):
 @pytest.mark.parametrize("long", [60, 40_000])
 def test_ingests_at_the_same_time(empty, raw, overlapping, monkeypatch, long):
     monkeypatch.setattr(neo4j_writer, "LONG", long)
+    monkeypatch.setattr(neo4j_writer, "PART", long // 4)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda archive: ingest(archive, empty), [*overlapping, *overlapping]))
     for archive in overlapping:  # a trace that one left to another, which was overtaken
@@ -296,12 +332,51 @@ def test_the_columns_of_a_trace(tmp_path):
         assert ids[lists["source"]].tolist() == batch.edges[label]["from"].to_pylist()
         assert ids[lists["target"]].tolist() == batch.edges[label]["to"].to_pylist()
     assert ids[whole["output"]] == batch.edges["OUTPUT"]["to"][0].as_py()
-    parts = list(columns.chunks(25))
-    assert max(sum(len(x["rank"]) for x in part.values()) for part in parts) == 25
-    for label in ("residual", "mlp", "attention"):
-        joined = [rank for part in parts for rank in part[label]["rank"]]
-        assert joined == whole[label]["rank"]
     assert dataclasses.replace(columns, id="x").n_edges == batch.n_edges
+
+
+LABELS = ("residual", "mlp", "attention")
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 25, 10_000])
+def test_the_parts_of_a_long_trace(tmp_path, size, parallel):
+    """Every edge is in one part, with its own ends; lists written side by side share no state."""
+    model = model_info(3, 2, parallel=parallel)
+    write_traces(tmp_path / "a", [synthetic_trace(seed=3, n=6, model=model)], keep="all")
+    batch, columns = one_trace(tmp_path / "a", number=7)
+    ids = batch.nodes["State"]["id"].to_numpy()
+    assert (np.diff(ids) > 0).all()
+    seen, alone = [], []
+    for lists in columns.rounds(size):
+        states = []
+        for parts in lists:
+            mine = set()
+            for part in (part.params() for part in parts):
+                between = ids[(ids >= part["low"]) & (ids <= part["high"])]
+                n = 0
+                for label in LABELS:
+                    found = part[label]
+                    ends = between[found["source"]], between[found["target"]]
+                    rest = [
+                        found[name] for name in sorted(found) if name not in ("source", "target")
+                    ]
+                    seen += [(label, *edge) for edge in zip(*ends, *rest, strict=True)]
+                    mine.update(*(x.tolist() for x in ends))
+                    n += len(found["rank"])
+                assert 0 < n <= size
+            states.append(mine)
+        alone.append(len(states))
+        assert sum(map(len, states)) == len(set().union(*states))
+    expected = []
+    for label in LABELS:
+        table = batch.edges[label.upper()]
+        names = ["from", "to", *sorted(set(table.column_names) - {"from", "to"})]
+        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+        expected += [(label, *row) for row in rows]
+    assert sorted(seen) == sorted(expected)
+    assert len(alone) == 2
+    assert max(alone) == (1 if size == 10_000 else 2 if parallel else 3)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 65])

@@ -76,7 +76,7 @@ def pagerank(links: Links, output: int) -> np.ndarray:
     import igraph
 
     keep = links.weight > 0  # a walk never takes a link of weight 0
-    ends = np.stack([links.target[keep], links.source[keep]], axis=1)
+    ends = zip(links.target[keep].tolist(), links.source[keep].tolist(), strict=True)
     graph = igraph.Graph(n=len(links.nodes), edges=ends, directed=True)
     reset = np.zeros(len(links.nodes))
     reset[output] = 1

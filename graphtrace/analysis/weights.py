@@ -67,5 +67,5 @@ def link_graph(links: Links, directed: bool = True):
     """The links as a bare igraph.Graph: vertices by (level, position), edges by rank."""
     import igraph
 
-    ends = np.stack([links.source, links.target], axis=1)
+    ends = zip(links.source.tolist(), links.target.tolist(), strict=True)
     return igraph.Graph(n=len(links.nodes), edges=ends, directed=directed)

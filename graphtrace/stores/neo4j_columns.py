@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,24 +40,63 @@ class TraceColumns:
 
     def whole(self) -> dict[str, Any]:
         """Parameters of `trace.cypher`."""
-        parts = {label.lower(): self._edge_lists(label, 0, None) for label in EDGE_LABELS}
+        parts = {label.lower(): self._edge_lists(label) for label in EDGE_LABELS}
         return {"id": self.id, "states": self.state_lists(), **parts, **self.facts}
 
-    def chunks(self, size: int) -> Iterator[dict[str, dict[str, list]]]:
-        """Parameters of `edges.cypher`, at most `size` edges at a time, all of one kind."""
-        for label, table in self.edges.items():
-            for start in range(0, table.num_rows, size):
-                empty = {other.lower(): self._edge_lists(other, 0, 0) for other in EDGE_LABELS}
-                yield empty | {label.lower(): self._edge_lists(label, start, start + size)}
+    def rounds(self, size: int) -> Iterator[list[list["Part"]]]:
+        """Every edge once, in two rounds of lists of parts. An edge goes from one level to the
+        next, so lists of a round, which lead to different levels of the same parity, share no
+        state: they can be written side by side. A part has at most `size` edges."""
+        ids, level = self.states["id"].to_numpy(), self.states["level"].to_numpy()
+        targets = [table["to"].to_numpy() for table in self.edges.values()]
+        leads_to = level[np.searchsorted(ids, np.concatenate(targets))].astype(np.int64)
+        order = np.lexsort((leads_to, leads_to % 2))
+        ends = np.flatnonzero(np.diff(leads_to[order], append=-1)) + 1
+        for parity in (0, 1):
+            lists: list[tuple[int, int]] = []
+            for start, stop in pairwise([0, *ends.tolist()]):
+                if leads_to[order[start]] % 2 != parity:
+                    continue
+                if lists and stop - lists[-1][0] <= size:  # levels of few edges go together
+                    start = lists.pop()[0]
+                lists.append((start, stop))
+            yield [
+                [Part(self, order[i : min(i + size, stop)]) for i in range(start, stop, size)]
+                for start, stop in lists
+            ]
 
-    def _edge_lists(self, label: str, start: int, stop: int | None) -> dict[str, list]:
-        ids = self.states["id"].to_numpy()
-        part = self.edges[label].slice(start, None if stop is None else stop - start)
+    def _edge_lists(self, label: str, rows: np.ndarray | None = None) -> dict[str, list]:
+        ids, part = self.states["id"].to_numpy(), self.edges[label]
+        part = part if rows is None else part.take(pa.array(rows))
         lists = {
             "source": np.searchsorted(ids, part["from"].to_numpy()).tolist(),
             "target": np.searchsorted(ids, part["to"].to_numpy()).tolist(),
         }
         return lists | {name: part[name].to_numpy().tolist() for name in part.column_names[2:]}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some edges of a trace. rows: their places in its tables, one after the other."""
+
+    trace: TraceColumns
+    rows: np.ndarray
+
+    def params(self) -> dict[str, Any]:
+        """Parameters of `edges.cypher`: the edges, whose ends are places in the list of the states
+        whose ids are from `low` to `high`."""
+        found, first = {}, 0
+        for label, table in self.trace.edges.items():
+            mine = self.rows[(self.rows >= first) & (self.rows < first + table.num_rows)]
+            found[label.lower()] = self.trace._edge_lists(label, np.sort(mine) - first)
+            first += table.num_rows
+        low = min(min(lists["source"], default=first) for lists in found.values())
+        high = max(max(lists["target"], default=0) for lists in found.values())
+        for lists in found.values():
+            for end in ("source", "target"):
+                lists[end] = [place - low for place in lists[end]]
+        ids = self.trace.states["id"]
+        return found | {"low": ids[low].as_py(), "high": ids[high].as_py()}
 
 
 def trace_columns(batch: GraphTables) -> Iterator[TraceColumns]:

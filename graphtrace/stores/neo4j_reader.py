@@ -1,6 +1,7 @@
 """Reading a Neo4j server: traces, sub-graphs, queries."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,9 @@ from graphtrace.stores.trace_reader import TraceReader
 
 PART = 250_000
 """About so many edges come in one record: what the server holds in memory at a time."""
+
+READERS = 3
+"""Parts read at a time: the server looks for the next ones while one is on its way."""
 
 _NAMES = ("source", "target", "score", "rank")
 
@@ -80,16 +84,18 @@ class ServerReader(TraceReader):
     def _edge_parts(self, number: int, n_states: int, n_kept: int, k: int | None):
         first, n_parts = number << INDEX_BITS, max(1, -(-n_kept // PART))
         bounds = [first + n_states * i // n_parts for i in range(n_parts + 1)]
-        parts = []
-        for kind, text in _EDGES.items():
-            text = text.format("" if k is None else " AND r.rank < $k")
+        condition = "" if k is None else " AND r.rank < $k"
+
+        def part(kind: int, low: int, high: int) -> tuple[int, dict[str, np.ndarray]]:
             names = (*_NAMES, "head") if kind == ATTENTION else _NAMES
-            for low, high in pairwise(bounds):
-                params = {"first": first, "low": low, "high": high} | (
-                    {} if k is None else {"k": k}
-                )
-                (row,) = self.server.read(text, params)
-                lists = dict(zip(names, row, strict=True))
-                part = {name: np.array(lists[name], np.int64) for name in names if name != "score"}
-                parts.append((kind, part | {"score": np.array(lists["score"], np.float32)}))
-        return parts
+            params = {"first": first, "low": low, "high": high} | ({} if k is None else {"k": k})
+            (row,) = self.server.read(_EDGES[kind].format(condition), params)
+            types = {name: np.float32 if name == "score" else np.int64 for name in names}
+            return kind, {
+                name: np.array(values, types[name]) for name, values in zip(names, row, strict=True)
+            }
+
+        with ThreadPoolExecutor(READERS) as pool:
+            kinds = sorted(_EDGES, reverse=True)  # the largest first
+            parts = [(kind, *bound) for kind in kinds for bound in pairwise(bounds)]
+            return list(pool.map(lambda some: part(*some), parts))

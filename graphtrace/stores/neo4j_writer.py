@@ -1,24 +1,25 @@
 """Writing to a Neo4j server: every trace is there whole, or is no Trace at all.
 
 A trace of up to LONG edges is one statement in one managed transaction (`trace.cypher`). A longer
-one comes in chunks under a label that no query asks for, and its last transaction makes it a Trace
+one comes in parts under a label that no query asks for, and its last transaction makes it a Trace
 (`begin`, `states`, `edges`, `complete`). Traces have no states in common, so several are written at
-a time. Every transaction may run twice: one that finds its work done does nothing.
+a time; of a long one, parts that have none in common. A transaction that the server undid is run
+again by the driver; one whose commit was not answered ends the ingest with an error.
 """
 
 import uuid
-from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
-from graphtrace.errors import StoreError
+from graphtrace.errors import QueryError, StoreError
 from graphtrace.stores.graph_tables import GraphTables
-from graphtrace.stores.neo4j_columns import TraceColumns, shared_rows, trace_columns
+from graphtrace.stores.neo4j_columns import Part, TraceColumns, shared_rows, trace_columns
 from graphtrace.stores.neo4j_connection import Server
 from graphtrace.stores.neo4j_statements import ingest_statements
 
 WORKERS = 3
-"""Traces written at a time. On two cores shared with the server more do not help."""
+"""Transactions at a time. On two cores shared with the server more do not help."""
 
 MOST_WORKERS = 64
 """Each worker needs a connection of the driver's pool of 100."""
@@ -26,15 +27,22 @@ MOST_WORKERS = 64
 LONG = 40_000
 """Edges that one transaction takes: some 60 MB of the server's heap."""
 
+PART = LONG // 4
+"""Edges in one transaction of a longer trace: twice as many kept the server's garbage collector
+busier, half as many were no faster."""
+
 STALE = 600_000
 """Milliseconds without a sign of life after which a half-written trace has no writer any more."""
 
 _ATTEMPTS = 5
 
+T = TypeVar("T")
 
 _SHARED = ("Model", "Component", "Input", "Label")
 
 _LEFT = "MATCH (t:GraphtraceLoading) WHERE t.heartbeat < timestamp() - $stale RETURN count(*)"
+
+_OURS = "MATCH (t:GraphtraceLoading {id: $id}) WHERE t.owner = $owner RETURN count(*)"
 
 _STALE = """
 MATCH (t:GraphtraceLoading)
@@ -47,6 +55,10 @@ REMOVE t:GraphtraceLoading
 
 class _SharedGoneError(Exception):
     """A model, input or component that a trace refers to was deleted meanwhile."""
+
+
+class _LostError(Exception):
+    """A long trace that is being written was taken over by another writer, or swept away."""
 
 
 class ServerWriter:
@@ -66,9 +78,11 @@ class ServerWriter:
         self.share(batch, refresh=refresh)
         self._untidy |= replace
 
-        def add(trace: TraceColumns) -> int:
+        def add(trace: TraceColumns, pool: Executor) -> int:
             for _ in range(_ATTEMPTS):
                 try:
+                    if trace.n_edges > LONG:
+                        return self._add_long(trace, replace, pool)
                     return self._add(trace, replace)
                 except _SharedGoneError:
                     self.share(batch)
@@ -77,13 +91,12 @@ class ServerWriter:
                 "process deletes from it; run the same command again when that is done"
             )
 
+        traces = list(trace_columns(batch))
         with ThreadPoolExecutor(self.workers) as pool:
-            futures = [pool.submit(add, trace) for trace in trace_columns(batch)]
-            try:
-                added = sum(future.result() for future in futures)
-            finally:
-                for future in futures:
-                    future.cancel()
+            short = (trace for trace in traces if trace.n_edges <= LONG)
+            added = sum(_all_of(pool, [lambda trace=trace: add(trace, pool) for trace in short]))
+            # A long one at a time: its parts fill the pool.
+            added += sum(add(trace, pool) for trace in traces if trace.n_edges > LONG)
         if self._untidy:
             self.sweep()
         return added
@@ -124,8 +137,6 @@ class ServerWriter:
         return n
 
     def _add(self, trace: TraceColumns, replace: bool) -> int:
-        if trace.n_edges > LONG:
-            return self._add_long(trace, replace)
         params = trace.whole()
 
         def work(transaction) -> int:
@@ -135,16 +146,18 @@ class ServerWriter:
 
         return self.server.write(work)
 
-    def _add_long(self, trace: TraceColumns, replace: bool) -> int:
-        while (added := self._try_long(trace, replace)) is None:
-            # Another writer took it over, or it was swept away as left behind.
+    def _add_long(self, trace: TraceColumns, replace: bool, pool: Executor) -> int:
+        while True:
+            try:
+                return self._try_long(trace, replace, pool)
+            except _LostError:
+                pass
             text = "MATCH (t:GraphtraceLoading {id: $id}) RETURN count(*)"
             if self.server.read(text, {"id": trace.id})[0][0]:
                 return 0
-        return added
 
-    def _try_long(self, trace: TraceColumns, replace: bool) -> int | None:
-        """1 where the trace was added, 0 where it is there, None where it was lost to another."""
+    def _try_long(self, trace: TraceColumns, replace: bool, pool: Executor) -> int:
+        """1 where the trace was added, 0 where it is there. Raises _LostError."""
         who = {"id": trace.id, "owner": uuid.uuid4().hex}
 
         def begin(transaction) -> bool:
@@ -153,28 +166,38 @@ class ServerWriter:
                 return False
             return _count(transaction, "begin", who) > 0
 
-        def part(name: str, **params: Any) -> int:
-            return self.server.write(lambda transaction: _count(transaction, name, params | who))
+        def part(name: str, params: dict[str, Any]) -> None:
+            def work(transaction) -> None:
+                if not _count(transaction, name, params | who):
+                    raise _LostError  # and the transaction is undone
+
+            try:
+                self.server.write(work)
+            except QueryError as error:  # its states are being swept away
+                if self.server.read(_OURS, who)[0][0]:
+                    raise
+                raise _LostError from error
+
+        def edges(parts: list[Part]) -> None:
+            for some in parts:
+                part("edges", some.params())
 
         if not self.server.write(begin):
             return 0
-        n_states = trace.states.num_rows
-        # Every part reads the list of states again, so a trace of many takes larger parts.
-        size = min(max(LONG // 2, 4 * n_states), 5 * LONG)
-        for start in range(0, n_states, LONG):
-            if not part("states", states=trace.state_lists(start, min(start + LONG, n_states))):
-                return None
-        for lists in trace.chunks(size):
-            if not part("edges", **lists):
-                return None
+        for start in range(0, trace.states.num_rows, LONG):
+            part("states", {"states": trace.state_lists(start, start + LONG)})
+        for lists in trace.rounds(PART):
+            _all_of(pool, [lambda parts=parts: edges(parts) for parts in lists])
 
-        def complete(transaction) -> int | None:
+        def complete(transaction) -> int:
             if replace:
                 _hide(transaction, [trace.id])
             elif _exists(transaction, trace.id):
                 self._put_aside(transaction, [trace.id])
                 return 0
-            return _linked(transaction, "complete", trace.facts | who, trace) or None
+            if not _linked(transaction, "complete", trace.facts | who, trace):
+                raise _LostError
+            return 1
 
         return self.server.write(complete)
 
@@ -246,6 +269,17 @@ class ServerWriter:
             "MATCH (n:Component:Graphtrace) WHERE NOT EXISTS { MATCH (m:Model {id: n.model}) } "
             "WITH n LIMIT $n DETACH DELETE n RETURN count(*) AS n"
         )
+
+
+def _all_of(pool: Executor, work: Iterable[Callable[[], T]]) -> list[T]:
+    """What each returns. Where one fails, those that have not begun are left out."""
+    futures = [pool.submit(some) for some in work]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 def _hide(transaction, ids: Collection[str]) -> int:

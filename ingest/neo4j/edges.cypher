@@ -1,9 +1,12 @@
-// A part of the edges of a long trace.
+// A part of the edges of a long trace, between the states whose ids are from $low to $high. Parts are
+// written side by side, so the trace's lock, which the SET takes, comes last: from there to the end
+// of the transaction nobody can take the trace over. No row: it is not ours any more, and the
+// writer undoes what it did.
 MATCH (t:GraphtraceLoading {id: $id})
-SET t.heartbeat = timestamp()
-WITH t WHERE t.owner = $owner
+WHERE t.owner = $owner
 CALL (t) {
   MATCH (t)<-[:IN_TRACE]-(s)
+  WHERE $low <= s.id <= $high
   WITH s ORDER BY s.id
   RETURN collect(s) AS ss
 }
@@ -27,4 +30,6 @@ CALL (ss) {
     first: $attention.first[i]
   }]->(b)
 }
+SET t.heartbeat = timestamp()
+WITH t WHERE t.owner = $owner
 RETURN count(*) AS n;
