@@ -1,8 +1,9 @@
 """A Neo4j server: traces written from an archive and read back.
 
 Many traces of the bundled model's shape (12,555 edges each, as in `bench_store`), and one of
-1.27 million edges; every row in a process of its own, with the driver's compiled extension
-(neo4j-rust-ext) and without. CPU seconds are of this process and of the server: on a machine that
+1.16 million edges; every row in a process of its own, with the driver's compiled extension
+(neo4j-rust-ext) and without, on a server with the memory settings of docker/compose.yaml and on a
+smaller one. CPU seconds are of this process and of the server: on a machine that
 other work shares they say more than the wall clock. Needs the real servers of `../shared/neo4j`;
 run alone with `python -m benchmarks bench_server`.
 """
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,11 @@ from benchmarks.bench_neo4j import PASSWORD, SERVER, VERSION, run_server
 from benchmarks.bench_store import archive_of, median_ms
 
 ROUNDS = 3
+SERVERS = {
+    "as docker/": (("--heap", "2g", "--pagecache", "1g"), "-XX:G1HeapRegionSize=8m"),
+    "1 GB heap": ((), ""),
+}
+"""Options and Java's options of a server: those of docker/compose.yaml, and 1 GB for all."""
 LONG_SHAPE = (12, 12, 132)
 """Layers, heads and tokens of the long trace."""
 
@@ -86,18 +93,32 @@ def read(folder: Path, size: int = 0) -> dict[str, float]:
         trace = store.traces()["id"].iloc[0]
         k = f"k:{size}" if size else 1.0
         edges = len(store.subgraph(trace, k).rank)
+        rounds = 3 if edges > 1e6 else 25
         return {
             "edges": edges,
-            "sub-graph ms": median_ms(lambda: store.subgraph(trace, k), 9),
-            "with igraph ms": median_ms(lambda: store.subgraph(trace, k).to_igraph(), 9),
+            "sub-graph ms": median_ms(lambda: store.subgraph(trace, k), rounds),
+            "with igraph ms": median_ms(lambda: store.subgraph(trace, k).to_igraph(), rounds),
         }
 
 
 WORK = {"write": write, "read": read}
 
 
+@contextmanager
+def running(folder: Path, name: str):
+    """A server of SERVERS in an empty folder, named in the environment."""
+    options, java = SERVERS[name]
+    os.environ["JAVA_TOOL_OPTIONS"] = java
+    start = ("start", "--home", str(folder), "--version", VERSION, "--password", PASSWORD)
+    os.environ.update(re.findall(r"export (\w+)=(\S+)", run_server(*start, *options)))
+    try:
+        yield
+    finally:
+        run_server("kill", str(folder))
+
+
 def server_tables(folder: Path, count: int) -> dict[str, pd.DataFrame]:
-    """Title -> table, on a server that runs."""
+    """Title -> table."""
     from builders import model_info, synthetic_trace
 
     many, one = folder / "many", folder / "one"
@@ -110,24 +131,34 @@ def server_tables(folder: Path, count: int) -> dict[str, pd.DataFrame]:
 
     def row(what: str, path: Path, rust: bool, **options: int) -> None:
         name = {"many": f"{count} traces", "one": "one long trace"}[path.name]
-        extension = {"rust extension": "yes" if rust else "no"}
+        facts = {"server": server, "archive": name, "workers": 3} | options
+        facts["rust extension"] = "yes" if rust else "no"
         into = written if what == "write" else found
-        into.append({"archive": name, **options, **extension} | child(what, path, rust, **options))
+        into.append(facts | child(what, path, rust, **options))
+        print(into[-1], file=sys.stderr, flush=True)
 
-    child("write", many, True, workers=3)  # the server compiles
-    for workers in (1, 2, 3, 4):
-        row("write", many, True, workers=workers)
-    row("write", many, False, workers=3)
-    for rust in (True, False):
-        row("read", many, rust)
-    for rust in (True, False):
-        row("write", one, rust, workers=3)
-    for rust in (True, False):
-        row("read", one, rust)
-    row("read", one, True, size=12_555)
+    server = "as docker/"
+    with running(folder / "large", server):
+        child("write", many, True)  # the server compiles
+        for workers in (1, 2, 3, 4):
+            row("write", many, True, workers=workers)
+        row("write", many, False)
+        for rust in (True, False):
+            row("read", many, rust)
+        for rust in (True, False):
+            row("write", one, rust)
+        for rust in (True, False):
+            row("read", one, rust)
+        row("read", one, True, size=12_555)
+    server = "1 GB heap"
+    with running(folder / "small", server):
+        child("write", many, True)
+        for path in (many, one):
+            row("write", path, True)
+            row("read", path, True)
     return {
         "Neo4j: archives written to a server": pd.DataFrame(written),
-        "Neo4j: a trace read back": pd.DataFrame(found).drop(columns="size", errors="ignore"),
+        "Neo4j: a trace read back": pd.DataFrame(found).drop(columns=["size", "workers"]),
     }
 
 
@@ -138,13 +169,7 @@ def tables(count: int | None = None) -> dict[str, pd.DataFrame]:
         return {}
     count = count or int(os.environ.get("GRAPHTRACE_BENCH_TRACES", "120"))
     with tempfile.TemporaryDirectory() as name:
-        home = str(Path(name) / "home")
-        started = run_server("start", "--home", home, "--version", VERSION, "--password", PASSWORD)
-        os.environ.update(re.findall(r"export (\w+)=(\S+)", started))
-        try:
-            return server_tables(Path(name), count)
-        finally:
-            run_server("kill", home)
+        return server_tables(Path(name), count)
 
 
 def main() -> None:

@@ -75,9 +75,9 @@ def main() -> None:
             neo4j_connection.RETRY_SECONDS = float(patience)
             add = neo4j_writer.ServerWriter._add
 
-            def announced(self, trace, replace, add=add):
+            def announced(*args, add=add):
                 os.write(1, b"trace\n")
-                return add(self, trace, replace)
+                return add(*args)
 
             neo4j_writer.ServerWriter._add = announced
             try:

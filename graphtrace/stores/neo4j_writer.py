@@ -81,9 +81,7 @@ class ServerWriter:
         def add(trace: TraceColumns, pool: Executor) -> int:
             for _ in range(_ATTEMPTS):
                 try:
-                    if trace.n_edges > LONG:
-                        return self._add_long(trace, replace, pool)
-                    return self._add(trace, replace)
+                    return self._add(trace, replace, pool)
                 except _SharedGoneError:
                     self.share(batch)
             raise StoreError(
@@ -136,7 +134,9 @@ class ServerWriter:
             )
         return n
 
-    def _add(self, trace: TraceColumns, replace: bool) -> int:
+    def _add(self, trace: TraceColumns, replace: bool, pool: Executor) -> int:
+        if trace.n_edges > LONG:
+            return self._add_long(trace, replace, pool)
         params = trace.whole()
 
         def work(transaction) -> int:
