@@ -7,7 +7,7 @@ import socket
 import neo4j_server
 import pandas as pd
 import pytest
-from builders import synthetic_trace
+from builders import synthetic_trace, with_curves
 
 import graphtrace.cli.commands  # noqa: F401  registers the commands
 from graphtrace.archive_write import write_traces
@@ -100,6 +100,33 @@ def test_the_whole_way(run, server, tmp_path):
     code, _, err = run("store", "info", *store)
     assert code != 0
     assert "there is no store" in err
+
+
+def test_counterfactual_curves_contrast_and_report(run, server, tmp_path):
+    """What a folder says of pairs of inputs, a server says too, to the last letter."""
+    pair = "sufficiency:counterfactual@p1234abcd:residual,mlp,attention"
+    traces = [synthetic_trace(seed=i, n=5, labels={"group": "ab"[i % 2]}) for i in range(4)]
+    write_traces("traces/archive", [with_curves(traces[0], traces[0].curve.kind, pair)])
+    stores = [("--store", server), ("--store", "here")]
+    found = []
+    for store in stores:
+        assert run("ingest", *store)[0] == 0
+        text = "MATCH (c:Checkpoint) RETURN c.reference AS pair, count(*) AS n ORDER BY pair"
+        code, pairs, _ = run("query", text, *store, "--format", "csv")
+        assert code == 0
+        code, rows, _ = run(
+            *("analyze", "contrast", "--by", "group", *SIZE, "--save", *store, "--format", "csv")
+        )
+        assert code == 0
+        _, saved, _ = run("store", "analyses", *store, "--format", "json")
+        (saved,) = json.loads(saved)
+        code, _, err = run("report", *SIZE, *store, "--out", "page.html", "--figures", "figures")
+        assert code == 0, err
+        page = (tmp_path / "page.html").read_text()
+        found.append((pairs, rows, saved["measure"], saved["n_rows"], page))
+    assert "p1234abcd" in found[0][0]
+    assert found[0][3] == len(found[0][1].splitlines()) - 1 > 0
+    assert found[0] == found[1]
 
 
 def test_errors_are_one_line(run, server, monkeypatch):
