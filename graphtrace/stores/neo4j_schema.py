@@ -19,7 +19,8 @@ def make_schema(server: Server) -> None:
         try:
             _make(server, statement)
         except QueryError as error:
-            name = re.match(r"CREATE CONSTRAINT (graphtrace_\w+)", statement)
+            # search: the first statement begins with the file's comment
+            name = re.search(r"CREATE CONSTRAINT (graphtrace_\w+)", statement)
             if name is None or getattr(error.__cause__, "code", "") != _TAKEN:
                 raise
             # A server that was stopped while it made the constraint, by a full disk for one, keeps
