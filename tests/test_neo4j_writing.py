@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import neo4j_server
@@ -194,6 +195,36 @@ def test_a_part_that_fails(empty, raw, tmp_path, monkeypatch, taken_over):
                 assert len(store.traces()) == 0
             assert ingest(tmp_path / "a", empty).n_new == 1
     assert problems(empty) == []
+
+
+def test_a_trace_that_is_taken_over_while_a_part_is_written(empty, raw, tmp_path):
+    """The part sees the owner as it was, waits for the trace's lock at its end, and gives up."""
+    write_traces(tmp_path / "a", [synthetic_trace(seed=3, n=6)], keep="all")
+    _, columns = one_trace(tmp_path / "a")
+    first = next(columns.rounds(30))[0][0].params()
+    who = {"id": columns.id, "owner": "me"}
+    raw.write(lambda tx: neo4j_writer._count(tx, "begin", who))
+    states = {"states": columns.state_lists()}
+    raw.write(lambda tx: neo4j_writer._count(tx, "states", states | who))
+    counts = []
+
+    def part(tx):
+        counts.append(neo4j_writer._count(tx, "edges", first | who))
+        raise Stop
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def take_over(tx):
+            tx.run("MATCH (t:GraphtraceLoading) SET t.owner = 'other'").consume()
+            writing = pool.submit(raw.write, part)
+            time.sleep(3)
+            assert not writing.done()
+            return writing
+
+        writing = raw.write(take_over)
+        with pytest.raises(Stop):
+            writing.result()
+    assert counts == [0]
 
 
 def test_what_a_vanished_writer_left_is_swept_away(empty, raw, tmp_path):
