@@ -161,7 +161,7 @@ class EmbeddedStore(EngineStore):
         self.file = new
         sweep(self.folder, new)
         for name in ("_traces", "_writer", "has_runs", "has_counts"):
-            self.__dict__.pop(name, None)
+            vars(self).pop(name, None)
         self._engine = self._open_engine()
         return len(gone)
 

@@ -84,7 +84,7 @@ class EngineWriter:
         try:
             yield self._shared.plan(batch)
         except BaseException:
-            self.__dict__.pop("_shared", None)  # it knows what was not written
+            vars(self).pop("_shared", None)  # it knows what was not written
             raise
 
     @cached_property
@@ -110,7 +110,7 @@ class EngineStore(EngineReader):
         return EngineWriter(self.engine)
 
     def _changed(self) -> None:
-        self.__dict__.pop("_traces", None)
+        vars(self).pop("_traces", None)
 
     def reserve(self, n: int) -> int:
         """The first of `n` numbers that no other trace gets."""

@@ -1,6 +1,7 @@
 """What reading a store's traces means on every store: the statements both engines run, and what
 becomes of their rows. A store adds how a statement is run and how edges are fetched."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -105,25 +106,25 @@ def layout_of(row: Mapping[str, Any]) -> GraphLayout:
     )
 
 
-class TraceReader:
-    """Reads traces by Cypher. A store gives `url`, `cypher` and `_edge_parts`."""
+class TraceReader(ABC):
+    """Reads traces by Cypher. A store gives the abstract ones."""
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """How `open_store` finds the store."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cypher(self, text: str, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Run one statement as it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _edge_parts(
         self, number: int, n_states: int, n_kept: int, k: int | None
     ) -> list[tuple[int, dict[str, np.ndarray]]]:
         """(kind, columns source, target, score, rank, with ATTENTION also head) of the edges of the
         trace of that number, in any order and any number of parts; source and target count from
         the trace's first state. k: only those with rank < k."""
-        raise NotImplementedError
 
     def traces(self) -> pd.DataFrame:
         """One row per complete trace in the order in which they came, columns
@@ -313,9 +314,9 @@ class TraceReader:
     has_counts = True
     """Whether it can hold how many edges each component has."""
 
+    @abstractmethod
     def measured_columns(self, run: str) -> list[str]:
         """Properties of the MEASURED relationships of a saved run."""
-        raise NotImplementedError
 
     def loose_ends(self) -> list[str]:
         """What belongs to no complete trace, a line each."""
