@@ -2,20 +2,23 @@
 
 import copy
 import json
+import os
 import re
 from pathlib import Path
 
 import jsonschema
+import neo4j
+import neo4j_server
 import pytest
 import yaml
 from absent import absent
 from builders import synthetic_trace
-from neo4j_import_server import SCRIPT, VERSIONS, imported, rows, script
+from neo4j_import_server import SCRIPT, VERSIONS, rows, script
 
 from graphtrace.archive_write import write_traces
 from graphtrace.cypher_files import statements
 from graphtrace.export import KIND_COLOURS, SITE_COLOURS
-from graphtrace.neo4j_import import export_neo4j_import
+from graphtrace.ingestion import ingest
 from graphtrace.schema import KINDS, SITES
 
 HERE = Path(__file__).parent
@@ -90,25 +93,19 @@ def settings_of(environment):
     return found
 
 
-@pytest.fixture(scope="module", params=VERSIONS[:1])  # the release of the image
-def server(request, tmp_path_factory):
+def test_the_server_knows_the_settings(tmp_path):
     if not SCRIPT.exists():
         absent("the real servers of ../shared/neo4j are not here")
-    folder = tmp_path_factory.mktemp("docker")
-    labels = [{"group": "ab"[i % 2]} for i in range(3)]
-    # Few edges, so that two traces differ in their components.
-    traces = [synthetic_trace(seed=i, n=5 + i, labels=labels[i], keep=6) for i in range(3)]
-    write_traces(folder / "archive", traces, keep="all")
-    files = export_neo4j_import(folder / "archive", folder / "files")
-    with imported(files, folder / "home", request.param) as (driver, _):
-        yield driver, folder / "home", traces
-
-
-def test_the_server_knows_the_settings(server):
-    driver, home, _ = server
+    home = tmp_path / "home"
+    with (  # of the image's release
+        neo4j_server.started(home, VERSIONS[0]) as found,
+        neo4j.GraphDatabase.driver(
+            found["NEO4J_URI"], auth=(found["NEO4J_USERNAME"], found["NEO4J_PASSWORD"])
+        ) as driver,
+    ):
+        known = {name for (name,) in rows(driver, "SHOW SETTINGS YIELD name")}
     expected = settings_of(SERVICE["environment"])
     assert "server.memory.heap.max_size" in expected
-    known = {name for (name,) in rows(driver, "SHOW SETTINGS YIELD name")}
     assert set(expected) <= known
     conf = home / "conf" / "neo4j.conf"
     own = [line for line in conf.read_text().splitlines() if line.partition("=")[0] not in expected]
@@ -125,8 +122,19 @@ def test_the_server_knows_the_settings(server):
 FAVOURITES = statements((DOCKER / "browser.cypher").read_text())
 
 
-def test_the_favourites_run_and_are_bounded(server):
-    driver, _, traces = server
+@pytest.fixture
+def driver(server):
+    auth = (os.environ["NEO4J_USERNAME"], os.environ["NEO4J_PASSWORD"])
+    with neo4j.GraphDatabase.driver(server, auth=auth) as opened:
+        yield opened
+
+
+def test_the_favourites_run_and_are_bounded(server, driver, tmp_path):
+    labels = [{"group": "ab"[i % 2]} for i in range(3)]
+    # Few edges, so that two traces differ in their components.
+    traces = [synthetic_trace(seed=i, n=5 + i, labels=labels[i], keep=6) for i in range(3)]
+    write_traces(tmp_path / "archive", traces, keep="all")
+    ingest(tmp_path / "archive", server)
     n_paths = 0
     for text in FAVOURITES:
         result = driver.execute_query(text)

@@ -5,9 +5,10 @@ import re
 import subprocess
 import sys
 
+import neo4j_server
 import pytest
 from builders import synthetic_trace
-from neo4j_import_server import ROOT, SCRIPT, VERSIONS, imported
+from neo4j_import_server import ROOT
 
 from graphtrace.archive_write import write_traces
 from graphtrace.browser import browser_query, browser_text, browser_values
@@ -15,7 +16,6 @@ from graphtrace.catalogue import PATH, bind, catalogue, run
 from graphtrace.cypher_files import tokens
 from graphtrace.errors import QueryError, QueryParameterError, SizeError
 from graphtrace.ingestion import ingest
-from graphtrace.neo4j_import import export_neo4j_import
 from graphtrace.path_text import path_text
 from graphtrace.schema import state_name
 from graphtrace.sizes import ShortTraceWarning
@@ -40,18 +40,13 @@ def folder(traces, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["embedded", *VERSIONS])
-def store(request, folder, tmp_path_factory):
-    if request.param == "embedded":
-        with open_store(folder / "store") as opened:
-            yield opened
-        return
-    home = tmp_path_factory.mktemp("server")
-    files = export_neo4j_import(folder / "archive", home / "files")
-    with (
-        imported(files, home / "home", request.param),
-        open_store("neo4j://") as opened,
-    ):
+@pytest.fixture(scope="module", params=["embedded", "neo4j"])
+def store(request, folder):
+    url = folder / "store"
+    if request.param == "neo4j":
+        url = request.getfixturevalue("server")
+        ingest(folder / "archive", url)
+    with open_store(url) as opened:
         yield opened
 
 
@@ -224,11 +219,13 @@ def test_what_is_pasted_runs_in_a_shell(folder, shell, name):
 @pytest.fixture(scope="module")
 def shell(folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("shell")
-    files = export_neo4j_import(folder / "archive", home / "files")
-    with imported(files, home / "home", VERSIONS[0]):
+    with neo4j_server.started(home) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        ingest(folder / "archive", environment["NEO4J_URI"])
 
         def run_shell(text):
-            command = [SCRIPT, "shell", str(home / "home"), "--format", "plain"]
+            command = [neo4j_server.SCRIPT, "shell", str(home), "--format", "plain"]
             done = subprocess.run(command, input=text, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             return [line for line in done.stdout.splitlines() if line]
