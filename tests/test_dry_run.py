@@ -225,7 +225,7 @@ POSITIONS_SCRIPT = (
 @pytest.mark.parametrize("options", [{"keep": "k:1000"}, {"keep": "all"}])
 def test_memory_of_many_positions(demo, long_ids, tmp_path, options):
     """Within 2.5 either way: how many positions are on their way at once is a matter of chance."""
-    text = demo.tokenizer.decode(long_ids[1:220])
+    text = demo.tokenizer.decode(long_ids[1:160])
     options = {"position": ":", "sizes": [1.0], **options}
     arguments = ["demo", json.dumps([]), json.dumps(options), str(tmp_path / "a"), text]
     done = subprocess.run(
