@@ -11,5 +11,5 @@ RETURN r.rank AS rank,
        'L' + toString(b.layer) + CASE type(r) WHEN 'ATTENTION' THEN 'H' + toString(r.head) WHEN 'MLP' THEN '.mlp' ELSE CASE b.site WHEN 'attention' THEN '.resid_mid' ELSE '.resid_post' END END AS component,
        a.level AS source_level, a.position AS source_position, a.token AS source_token,
        b.level AS target_level, b.position AS target_position, b.token AS target_token,
-       r.score AS score, r.first AS first
+       r.score AS score, coalesce(r.first, false) AS first
 ORDER BY rank

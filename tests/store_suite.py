@@ -207,14 +207,15 @@ class StoreSuite(Suite):
         for trace in traces:
             edges = trace.edges(f"k:{trace.n_kept}")
             source = list(zip(edges["source_level"], edges["source_position"], strict=True))
-            first = [end not in source[:i] for i, end in enumerate(source)]
+            first = [end not in source[:i] or None for i, end in enumerate(source)]
             found = store.query(
                 "MATCH (t:Trace {id: $id})<-[:IN_TRACE]-(a:State)"
                 "-[r:RESIDUAL|MLP|ATTENTION]->(b:State) "
                 "RETURN r.first AS first, a.name AS source, b.name AS target ORDER BY r.rank",
                 id=trace.id,
             )
-            assert found["first"].tolist() == first
+            assert [x if x is True else None for x in found["first"]] == first
+            assert found["first"].isna().sum() == first.count(None)
             names = trace.nodes(f"k:{trace.n_kept}").set_index(["level", "position"])["name"]
             assert found["source"].tolist() == [names[end] for end in source]
             target = zip(edges["target_level"], edges["target_position"], strict=True)

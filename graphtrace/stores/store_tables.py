@@ -12,7 +12,7 @@ import pyarrow as pa
 from graphtrace.cypher_files import cypher_folder, statements
 from graphtrace.schema import ATTENTION
 from graphtrace.sizes import ShortTraceWarning
-from graphtrace.stores.graph_tables import EDGE_LABELS, INDEX_BITS, GraphTables
+from graphtrace.stores.graph_tables import EDGE_LABELS, INDEX_BITS, GraphTables, marked
 
 _TYPES = {
     "STRING": pa.string(),
@@ -98,7 +98,8 @@ def _edges(store, traces: pa.Table, old: np.ndarray) -> dict[str, pa.Table]:
             columns = {"from": base + source[at], "to": base + target[at]}
             if kind == ATTENTION:
                 columns["head"] = found.edges.head[at].astype(np.int32)
-            columns |= {"score": found.edges.score[at], "rank": found.rank[at], "first": first[at]}
+            columns |= {"score": found.edges.score[at], "rank": found.rank[at]}
+            columns["first"] = marked(first[at])
             parts[label].append(pa.table(columns))
     return {label: pa.concat_tables(tables) for label, tables in parts.items()}
 

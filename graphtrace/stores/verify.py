@@ -128,12 +128,8 @@ def _differences(
     n_states = _read(store, "IN_TRACE", [], params)["n"].iloc[0]
     if n_states != expected.nodes["State"].num_rows:
         yield f"IN_TRACE: {n_states:,} in the store, {expected.nodes['State'].num_rows:,} expected"
-    first = np.concatenate(
-        [
-            expected.edges[label]["rank"].to_numpy()[expected.edges[label]["first"].to_numpy()]
-            for label in EDGE_LABELS
-        ]
-    )
+    edges = [expected.edges[label] for label in EDGE_LABELS]
+    first = np.concatenate([table["rank"].filter(table["first"]).to_numpy() for table in edges])
     marked = store.cypher(
         f"MATCH (s:State)-[r:{'|'.join(EDGE_LABELS)}]->(t:State) WHERE s.id >= $low "
         "AND s.id < $high AND r.first RETURN r.rank AS rank ORDER BY rank",
