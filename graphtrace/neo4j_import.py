@@ -7,8 +7,9 @@ an ingest over Bolt makes: both are `graph_tables`.
 
 What the importer's Parquet reader cannot take (seen with 5.26.30 and 2025.12.1):
 
-- Lists: 2025.12.1 runs the rows of a list column together. They are written as text and
-  finish.cypher splits them.
+- Lists: 2025.12.1 runs the rows of a list column together. Lists of numbers are written as text
+  that the importer splits itself, which the header says; of other lists it would make lists of
+  strings without a way to escape its delimiter, so finish.cypher splits those.
 - Empty strings: a cell that holds one is left out. EMPTY stands for it, and finish.cypher puts the
   empty string back, where there was one.
 
@@ -60,6 +61,9 @@ SEPARATOR, ESCAPE = "\x1f", "\x1e"
 EMPTY = f"{ESCAPE}{ESCAPE}empty"
 """Stands for an empty string. SEPARATOR comes before every element of a list; an element that
 holds one itself, or an ESCAPE, is escaped."""
+
+DELIMITER = ";"
+"""Between the numbers of a list: the importer's own, which `--array-delimiter` would change."""
 
 FINISH, README = "finish.cypher", "README.txt"
 
@@ -210,7 +214,9 @@ class _Files:
             self._number = last
             columns = {":ID": pa.array(numbers)}
         for name in rows.column_names:
-            columns[name] = self._column(label, name, rows[name])
+            numbers = _is_numbers(rows[name].type)
+            header = f"{name}:long[]" if numbers else name
+            columns[header] = self._column(label, name, rows[name])
         if label == "Trace":
             columns["status"] = pa.array([IMPORTING] * rows.num_rows, pa.string())
         self._add(label, columns, self.nodes, rows.num_rows, 1)
@@ -232,6 +238,8 @@ class _Files:
         return pa.array(np.array(numbers, np.int64)[found.indices.to_numpy()])
 
     def _column(self, label: str, name: str, column: pa.ChunkedArray):
+        if _is_numbers(column.type):
+            return _numbers_as_text(column)
         if pa.types.is_list(column.type):
             self.lists.setdefault(label, {})[name] = column.type.value_type  # pyright: ignore
             return _as_text(column)
@@ -277,16 +285,30 @@ def _as_text(column: pa.ChunkedArray) -> pa.Array:
     """Every list as one text: SEPARATOR and the element, element by element."""
     lists = column.combine_chunks()
     parts = lists.flatten()
-    if pa.types.is_integer(parts.type):
-        parts = parts.fill_null(NO_WINDOW)  # as over Bolt: only Model.windows has gaps
     if pa.types.is_string(parts.type):
         for old, new in ((ESCAPE, f"{ESCAPE}0"), (SEPARATOR, f"{ESCAPE}1")):
             options = pc.ReplaceSubstringOptions(old, new)
             parts = pc.call_function("replace_substring", [parts], options)
     parts = _call("binary_join_element_wise", "", parts.cast(pa.string()), SEPARATOR)
+    return _joined(lists, parts, "")
+
+
+def _is_numbers(type_: pa.DataType) -> bool:
+    return pa.types.is_list(type_) and pa.types.is_integer(type_.value_type)  # pyright: ignore
+
+
+def _numbers_as_text(column: pa.ChunkedArray) -> pa.Array:
+    """Every list as one text, as the importer takes a list of numbers."""
+    lists = column.combine_chunks()
+    parts = lists.flatten().fill_null(NO_WINDOW)  # as over Bolt: only Model.windows has gaps
+    return _joined(lists, parts.cast(pa.string()), DELIMITER)
+
+
+def _joined(lists: pa.ListArray, parts: pa.Array, between: str) -> pa.Array:
+    """The parts of every list in one text; null where there is no list."""
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    text = _call("binary_join", pa.ListArray.from_arrays(pa.array(offsets), parts), "")
+    text = _call("binary_join", pa.ListArray.from_arrays(pa.array(offsets), parts), between)
     return _call("if_else", lists.is_valid(), text, pa.scalar(None, pa.string()))
 
 
@@ -347,7 +369,7 @@ def _finish(files: _Files) -> str:
         for label, name in sorted(files.empty)
     ]
     parts.append("// The importer's Parquet reader cannot take lists.")
-    # Models first: with its lists a trace gets its status, and is there for queries.
+    # Traces last: with its lists a trace gets its status, and is there for queries.
     for label, columns in sorted(files.lists.items()):
         sets = [f"n.{name} = {_split(name, x)}" for name, x in columns.items()]
         where = " AND ".join(f"n.{name} STARTS WITH '{_quoted(SEPARATOR)}'" for name in columns)
@@ -364,9 +386,7 @@ def _finish(files: _Files) -> str:
 
 def _split(name: str, type_: pa.DataType) -> str:
     """Cypher that makes a list of a text of `_as_text`."""
-    if pa.types.is_integer(type_):
-        element = "toInteger(x)"
-    elif pa.types.is_boolean(type_):
+    if pa.types.is_boolean(type_):
         element = "x = 'true'"
     else:
         # Undone in the other order than it was done.
