@@ -299,6 +299,19 @@ def test_verify_finds_what_was_changed(small, text, problem):
     assert len(problems(store)) == 0
 
 
+def test_a_store_whose_other_edges_say_that_they_are_not_first_is_right(small):
+    store, _, traces = small
+    with open_store(store) as opened:
+        before = opened.query("trace-edges", trace=traces[0].id, size=1.0)
+    assert before["first"].nunique() == 2
+    for kind in ("RESIDUAL", "MLP", "ATTENTION"):
+        change(store, f"MATCH ()-[r:{kind}]->() WHERE r.first IS NULL SET r.first = false")
+    assert len(problems(store)) == 0
+    with open_store(store) as opened:
+        after = opened.query("trace-edges", trace=traces[0].id, size=1.0)
+    assert after.equals(before)
+
+
 def test_verify_names_missing_and_unknown_traces(small, tmp_path):
     store, archive, _ = small
     extra = synthetic_trace(seed=7, n=4)

@@ -247,6 +247,17 @@ def test_verify_finds_what_was_changed_and_rebuild_puts_it_right(small, raw, tex
         assert all(line.endswith("of no trace") for line in left)
 
 
+def test_a_store_whose_other_edges_say_that_they_are_not_first_is_right(small, raw):
+    url, _, traces = small
+    with open_store(url) as store:
+        before = store.query("trace-edges", trace=traces[0].id, size=1.0)
+    assert before["first"].nunique() == 2
+    raw.run("MATCH (:State)-[r]->(:State) WHERE r.first IS NULL SET r.first = false")
+    assert len(problems(url)) == 0
+    with open_store(url) as store:
+        assert store.query("trace-edges", trace=traces[0].id, size=1.0).equals(before)
+
+
 def test_a_store_from_before_names_is_brought_up_to_date(small, raw):
     url, archive, _ = small
     raw.run("MATCH (l:Label) REMOVE l.name")
