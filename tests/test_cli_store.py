@@ -155,7 +155,9 @@ def test_store_rebuild_verify_and_delete(run, traces, tmp_path, monkeypatch):
     assert code == 1
     assert "line-8" in out
     assert "1 problems" in err
-    assert run("store", "delete")[0] != 0  # nobody there to confirm
+    code, _, err = run("store", "delete")  # nobody there to confirm
+    assert code != 0
+    assert err.splitlines()[-1].endswith("was not confirmed; --yes deletes without asking")
     assert (tmp_path / "traces" / "store").exists()
     assert run("store", "delete", "--yes")[0] == 0
     assert not (tmp_path / "traces" / "store").exists()

@@ -94,10 +94,13 @@ def delete(
         list[str] | None,
         typer.Option(help="Only this saved run (an id of `store analyses`); repeatable."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before the whole store is deleted.")
+    ] = False,
 ) -> None:
     """Delete the whole store, or those of its traces that all of --settings, --model and --where
-    mean, and each --trace, or saved runs; archives are not touched."""
+    mean, and each --trace, or saved runs; archives are not touched, and `ingest --restore` brings
+    traces back. Asks only before the whole store."""
     from graphtrace.errors import OptionError
     from graphtrace.stores.base import store_url
     from graphtrace.stores.maintenance import delete_analyses, delete_store, delete_traces
@@ -115,7 +118,13 @@ def delete(
         note(f"{result.n_removed:,} traces deleted from {url}, {result.n_traces:,} remain")
         return
     if not yes:
-        typer.confirm(f"Delete the whole store {url}?", abort=True, err=True)
+        try:
+            typer.confirm(f"Delete the whole store {url}?", abort=True, err=True)
+        except typer.Abort:
+            typer.echo(err=True)  # the message on a line of its own
+            raise OptionError(
+                f"{url} is not deleted: that was not confirmed; --yes deletes without asking"
+            ) from None
     delete_store(url)
     note(f"deleted {url}")
 
