@@ -39,3 +39,9 @@ def run(*arguments: object, cwd: Path | None = None) -> Done:
     assert code is None or isinstance(code, int), code
     printed = [stream.buffer.getvalue() for stream in (out, err)]
     return Done(code or 0, printed[0], printed[1].decode())
+
+
+def run_text(*arguments: object) -> tuple[int, str, str]:
+    """Run `graphtrace ARGUMENTS` in this folder: exit code, stdout and stderr as text."""
+    done = run(*arguments)
+    return done.code, done.out.decode(), done.err

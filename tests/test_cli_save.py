@@ -7,17 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders import model_info, synthetic_trace
+from command_line import run_text
 
-import graphtrace.cli.commands  # noqa: F401  registers the commands
 from graphtrace.archive_write import write_traces
-from graphtrace.cli import app as module
 from graphtrace.sizes import ShortTraceWarning
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{ShortTraceWarning.__module__}.ShortTraceWarning")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, tmp_path):
     """Run a command line in a folder with an ingested archive; (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRAPHTRACE_STORE", raising=False)
@@ -34,17 +33,8 @@ def run(monkeypatch, capsys, tmp_path):
     ]
     write_traces(tmp_path / "traces" / "archive", traces, keep="all")
 
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["graphtrace", *map(str, args)])
-        code = 0
-        try:
-            module.main()
-        except SystemExit as done:
-            code = done.code or 0
-        return code, *capsys.readouterr()
-
-    assert run("ingest")[0] == 0
-    return run
+    assert run_text("ingest")[0] == 0
+    return run_text
 
 
 SAVED = {

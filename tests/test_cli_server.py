@@ -8,10 +8,9 @@ import neo4j_server
 import pandas as pd
 import pytest
 from builders import synthetic_trace, with_curves
+from command_line import run_text
 
-import graphtrace.cli.commands  # noqa: F401  registers the commands
 from graphtrace.archive_write import write_traces
-from graphtrace.cli import app as module
 from graphtrace.sizes import ShortTraceWarning
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{ShortTraceWarning.__module__}.ShortTraceWarning")
@@ -19,7 +18,7 @@ SIZE = ("--size", "k:25")
 
 
 @pytest.fixture
-def run(server, monkeypatch, capsys, tmp_path):
+def run(server, monkeypatch, tmp_path):
     """Run a command line on an empty server, which GRAPHTRACE_STORE names, in a folder with an
     archive; (exit code, stdout, stderr)."""
     neo4j_server.empty(server)
@@ -29,16 +28,7 @@ def run(server, monkeypatch, capsys, tmp_path):
     traces = [synthetic_trace(seed=i, n=5, labels={"group": "ab"[i % 2]}) for i in range(4)]
     write_traces(tmp_path / "traces" / "archive", traces, keep="all")
 
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["graphtrace", *map(str, args)])
-        code = 0
-        try:
-            module.main()
-        except SystemExit as done:
-            code = done.code or 0
-        return code, *capsys.readouterr()
-
-    return run
+    return run_text
 
 
 def test_the_whole_way(run, server, tmp_path):

@@ -6,30 +6,19 @@ import json
 import pandas as pd
 import pytest
 from builders import synthetic_trace
+from command_line import run_text
 
-import graphtrace.cli.commands  # noqa: F401  registers the commands
 from graphtrace.archive_write import write_traces
 from graphtrace.catalogue import catalogue
-from graphtrace.cli import app as module
 from graphtrace.sizes import ShortTraceWarning
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, tmp_path):
     """Run a command line in an empty folder; (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRAPHTRACE_STORE", raising=False)
-
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["graphtrace", *map(str, args)])
-        code = 0
-        try:
-            module.main()
-        except SystemExit as done:
-            code = done.code or 0
-        return code, *capsys.readouterr()
-
-    return run
+    return run_text
 
 
 @pytest.fixture

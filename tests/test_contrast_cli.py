@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from builders import model_info, synthetic_trace
 from builders_source import MemorySource
+from command_line import run_text
 from test_contrast import pairs
 
 import graphtrace as gt
 from graphtrace.analysis.contrast import contrast
 from graphtrace.analysis.contrast_runs import save_contrast
 from graphtrace.archive_write import write_traces
-from graphtrace.cli import app as module
 from graphtrace.errors import OptionError
 from graphtrace.ingestion import ingest
 from graphtrace.plots import save_figure
@@ -27,23 +27,14 @@ GIVEN = ("--by", "group", "--pair", "pair", "--size", SIZE)
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, tmp_path):
     """Run a command line in a folder with an ingested archive of two models; (code, out, err)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GRAPHTRACE_STORE", raising=False)
     write_traces(tmp_path / "traces" / "archive", pairs(4, models=("a", "b")), keep="all")
 
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["graphtrace", *map(str, args)])
-        code = 0
-        try:
-            module.main()
-        except SystemExit as done:
-            code = done.code or 0
-        return code, *capsys.readouterr()
-
-    assert run("ingest")[0] == 0
-    return run
+    assert run_text("ingest")[0] == 0
+    return run_text
 
 
 def expected(size=SIZE, **options):
