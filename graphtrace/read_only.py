@@ -21,6 +21,17 @@ _CALLS = frozenset((
     "db.labels", "db.propertykeys", "db.relationshiptypes", "db.schema.visualization",
     "db.schema.nodetypeproperties", "db.schema.reltypeproperties", "dbms.components",
 ))
+# A variable may have a clause's name: `MATCH (start:State) RETURN start.id`. No clause's name comes
+# before these signs, nor where a value is due and what follows goes on after a value.
+_AFTER_NAMES = frozenset(".,)]}:=<>+-*/%^|")
+_BEFORE_VALUES = frozenset((
+    "RETURN", "WITH", "DISTINCT", "BY", "WHERE", "AND", "OR", "XOR", "NOT", "IN", "WHEN", "THEN",
+    "ELSE", *",=<>+-*/%^([",
+))
+_AFTER_VALUES = frozenset((
+    "", "AS", "ORDER", "SKIP", "LIMIT", "WHERE", "AND", "OR", "XOR", "IS", "IN", "ASC",
+    "ASCENDING", "DESC", "DESCENDING", "STARTS", "ENDS", "CONTAINS", "WHEN", "THEN", "ELSE", "END",
+))
 # fmt: on
 
 
@@ -49,12 +60,14 @@ def check_read_only(text: str) -> None:
 
 
 def _is_name(found: list[Token], index: int) -> bool:
-    """Whether a word is a property, label, type, map key, alias or variable in a pattern."""
+    """Whether a word is a property, label, type, map key, alias or variable."""
     before = found[index - 1].text.upper() if index else ""
-    after = found[index + 1].text if index + 1 < len(found) else ""
-    if before in {".", ":", "|", "&", "!", "AS"}:
+    after = found[index + 1].text.upper() if index + 1 < len(found) else ""
+    if before in {".", ":", "|", "&", "!", "AS"} or after in _AFTER_NAMES:
         return True
-    return before in {"{", ","} and after == ":"
+    if before in {"(", "["} and after == "{":  # a pattern: (start {site: 'block'})
+        return True
+    return before in _BEFORE_VALUES and after in _AFTER_VALUES
 
 
 def _call_reads(found: list[Token], index: int) -> bool:

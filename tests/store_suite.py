@@ -279,6 +279,14 @@ class StoreSuite(Suite):
             store.cypher("MATCH (t:Trace) SET t.name = 'x'")
         assert store.query(text, name="line-2")["n"].tolist() == [1]
 
+    def test_a_variable_may_have_a_clauses_name(self, store):
+        text = (
+            "MATCH (start:State)-[use:MLP]->(stop:State) RETURN count(use) AS n, max(start.id) AS m"
+        )
+        own = text.replace("start", "a").replace("use", "r").replace("stop", "b")
+        assert store.query(text)["n"][0] > 0
+        pd.testing.assert_frame_equal(store.query(text), store.query(own))
+
     def test_closed(self, url):
         store = open_store(url)
         store.close()

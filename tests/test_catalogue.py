@@ -21,7 +21,7 @@ from graphtrace.errors import (
     TraceNotFoundError,
 )
 from graphtrace.ingestion import ingest
-from graphtrace.read_only import check_read_only
+from graphtrace.read_only import _REFUSED, check_read_only
 from graphtrace.stores.base import open_store
 
 GOOD = """// name: demo
@@ -160,6 +160,13 @@ WRITES = [
     "CREATE MACRO f(x) AS x",
     "GRANT ROLE reader TO alice",
     "MATCH (n) RETURN n.x AS y UNION CREATE (m) RETURN m.x AS y",
+    "MATCH (start:State) SET start.x = 1",
+    "MATCH (set) DELETE set",
+    "UNWIND [1] AS with LOAD WITH HEADERS (x STRING) FROM '/etc/passwd' RETURN x",
+    "MATCH (n) RETURN n ORDER BY n.x CALL dbms.shutdown()",
+    "START n = node(0) RETURN n",
+    "UNWIND [1] AS return EXPORT DATABASE 'x'",
+    "MATCH (n) WITH n, 1 AS delete DETACH DELETE n",
 ]
 
 READS = [
@@ -181,6 +188,12 @@ READS = [
     "MATCH (n) WHERE EXISTS { MATCH (n)-[:SET]->() } RETURN n",
     "MATCH (a) CALL (a) { MATCH (a)-->(b) RETURN b } RETURN b",
     "EXPLAIN MATCH (n) RETURN n",
+    "MATCH p = (start:State)-[use:MLP]->(stop) WHERE start.layer = 0 RETURN start, use.rank, stop",
+    "MATCH (start)-[:MLP*1..3]->(stop {site: 'block'}) RETURN start.id ORDER BY start.id",
+    "MATCH (set:State) WITH set ORDER BY set.id LIMIT 3 RETURN collect(set) AS copies, count(set)",
+    "MATCH (copy:State) WITH DISTINCT copy AS c RETURN c",
+    "MATCH (update:Trace) RETURN update",
+    "UNWIND [1, 2] AS load RETURN load + 1 AS x, [load, -load], CASE WHEN load > 1 THEN load END",
 ]
 
 
@@ -194,6 +207,22 @@ def test_writing_is_refused(text):
 @pytest.mark.parametrize("text", READS)
 def test_reading_is_not(text):
     check_read_only(text)
+
+
+@given(st.sampled_from(sorted(_REFUSED)), st.booleans(), st.data())
+def test_a_variable_may_have_a_clauses_name(word, lower, data):
+    name = word.lower() if lower else word
+    texts = [text for text in READS if "start" in text]
+    check_read_only(data.draw(st.sampled_from(texts)).replace("start", name))
+
+
+# Statements of one word follow nothing, so that no engine takes them where a value is due.
+@given(st.sampled_from([text for text in WRITES if ";" not in text and " " in text]), st.data())
+def test_a_variable_hides_no_clause(text, data):
+    """Whatever a variable before it is called, a clause that writes is found."""
+    name = data.draw(st.sampled_from([*sorted(_REFUSED), "return", "with", "by", "where", "in"]))
+    with pytest.raises(ReadOnlyError):
+        check_read_only(f"UNWIND [1] AS {name} {text}")
 
 
 @given(st.text())

@@ -1,5 +1,6 @@
 """The Neo4j store on a real server: the common suite, connecting, writing, looking after it."""
 
+import datetime
 import io
 import shutil
 import socket
@@ -212,6 +213,28 @@ def test_nodes_relationships_and_paths_are_plain(small):
     assert row["r"] == {"_type": "OF_MODEL"}
     assert [len(row["p"][part]) for part in ("nodes", "relationships")] == [2, 1]
     assert row["l"] == ["toy"]
+
+
+def test_dates_points_and_durations_are_plain(small):
+    url, *_ = small
+    with open_store(url) as store:
+        row = store.query(
+            "RETURN date('2020-01-02') AS d, localdatetime('2020-01-02T03:04:05.000006789') AS m, "
+            "datetime('2020-01-02T03:04:05+01:00') AS z, localtime('03:04:05') AS t, "
+            "duration('P1Y2DT3S') AS s, point({x: 1, y: 2}) AS p, "
+            "point({longitude: 12, latitude: 56, height: 7}) AS q, "
+            "[date('2020-01-02'), {a: point({x: 1, y: 2, z: 3})}] AS l"
+        ).iloc[0]
+    day, flat = datetime.date(2020, 1, 2), {"srid": 7203, "x": 1.0, "y": 2.0}
+    zone = datetime.timezone(datetime.timedelta(hours=1))
+    assert row["d"] == day
+    assert row["m"] == datetime.datetime(2020, 1, 2, 3, 4, 5, 6)
+    assert row["z"] == datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=zone)
+    assert row["t"] == datetime.time(3, 4, 5)
+    assert row["s"] == "P1Y2DT3S"
+    assert row["p"] == flat
+    assert row["q"] == {"srid": 4979, "x": 12.0, "y": 56.0, "z": 7.0}
+    assert row["l"] == [day, {"a": {"srid": 9157, "x": 1.0, "y": 2.0, "z": 3.0}}]
 
 
 # ------------------------------------------------------------------------- verify, rebuild, delete

@@ -1,7 +1,10 @@
 """Tables on stdout: the same columns in every form, readable as text, whole in the others."""
 
+import datetime
 import io
 import json
+import uuid
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -68,3 +71,53 @@ def test_parquet_goes_to_stdout_whole(capfdbinary):
         table.to_pandas()[["value", "special"]], FRAME[["value", "special"]]
     )
     assert table.column_names == list(FRAME.columns)
+
+
+DAY = datetime.date(2020, 1, 2)
+ANY = {
+    "day": (DAY, "2020-01-02"),
+    "moment": (datetime.datetime(2020, 1, 2, 3, 4, 5, 6), "2020-01-02T03:04:05.000006"),
+    "time": (datetime.time(3, 4), "03:04:00"),
+    "span": (datetime.timedelta(days=1, hours=2), "P1DT2H0M0S"),
+    "id": (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+    "bytes": (b"\xbc\x01", "bc01"),
+    "decimal": (Decimal("1.50"), "1.50"),
+    "large": (2**62 + 1, 2**62 + 1),
+    "truth": (True, True),
+    "list": ([1, None, DAY], [1, None, "2020-01-02"]),
+    "map": ({"a": {"b": (1, b"\x01")}, 2: "x"}, {"a": {"b": [1, "01"]}, "2": "x"}),
+    "array": (np.array([1, 2]), [1, 2]),
+    "scalar": (np.int32(3), 3),
+    "text": ("x", "x"),
+}
+
+
+@pytest.mark.parametrize("name", ANY)
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT])
+def test_json_of_what_a_query_may_return(name, missing, capsys):
+    value, expected = ANY[name]
+    print_frame(pd.DataFrame({"x": pd.Series([value, missing], dtype=object)}), Format.json)
+    assert json.loads(capsys.readouterr().out) == [{"x": expected}, {"x": None}]
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_parquet_of_what_a_query_may_return(name, capfdbinary):
+    value, expected = ANY[name]
+    print_frame(pd.DataFrame({"x": pd.Series([value, None], dtype=object)}), Format.parquet)
+    found, missing = pq.read_table(io.BytesIO(capfdbinary.readouterr().out))["x"].to_pylist()
+    assert missing is None
+    if isinstance(found, str) and not isinstance(value, str):
+        assert json.loads(found) == expected
+    else:
+        assert found == (value.tolist() if isinstance(value, np.ndarray) else value)
+
+
+def test_parquet_of_several_types_is_text(capfdbinary):
+    values = [1, "a", 2.5, None, [1, DAY], {"k": True}, 2**70]
+    print_frame(pd.DataFrame({"x": pd.Series(values, dtype=object), "y": 1}), Format.parquet)
+    out, err = capfdbinary.readouterr()
+    table = pq.read_table(io.BytesIO(out))
+    texts = ["1", "a", "2.5", None, '[1, "2020-01-02"]', '{"k": true}', str(2**70)]
+    assert table["x"].to_pylist() == texts
+    assert table["y"].to_pylist() == [1] * len(values)
+    assert err.decode() == "values of several types, written as text: x\n"

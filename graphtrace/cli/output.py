@@ -1,8 +1,11 @@
 """How commands print: tables as text, JSON, CSV or Parquet on stdout; notes on stderr."""
 
+import json
 import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,22 +30,87 @@ def note(message: str) -> None:
 def print_frame(frame, format: Format = Format.table, title: str | None = None) -> None:
     """Print a DataFrame on stdout in the given form; column names are the same in all of them.
 
-    `table` shows visible tokens and rounds; the machine forms hold full values.
+    `table` shows visible tokens and rounds; the machine forms hold full values. What a form has no
+    type for is text: in JSON dates (ISO 8601), UUIDs and bytes (hexadecimal); in Parquet a column
+    whose values are of several types, each as JSON.
     """
     if format is Format.json:
+        frame = _mapped(frame, _of_any_type(frame), _for_json)
         print(frame.to_json(orient="records", force_ascii=False, date_format="iso", indent=1))
     elif format is Format.csv:
         frame.to_csv(sys.stdout, index=False)
     elif format is Format.parquet:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
-        sys.stdout.buffer.write(sink.getvalue())
-        sys.stdout.buffer.flush()
+        _print_parquet(frame)
     else:
         _print_text(frame, title)
+
+
+def _print_parquet(frame) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    mixed = []
+    for column in _of_any_type(frame):
+        try:
+            pa.array(frame[column], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+            mixed.append(column)
+    if mixed:
+        note(f"values of several types, written as text: {', '.join(mixed)}")
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(_mapped(frame, mixed, _as_text), preserve_index=False)
+    pq.write_table(table, sink)
+    sys.stdout.buffer.write(sink.getvalue())
+    sys.stdout.buffer.flush()
+
+
+def _of_any_type(frame) -> list[str]:
+    """Columns whose values may be anything but text alone."""
+    from pandas.api.types import infer_dtype
+
+    objects = [column for column in frame.columns if frame[column].dtype == object]
+    return [column for column in objects if infer_dtype(frame[column]) not in ("string", "empty")]
+
+
+def _mapped(frame, columns: list[str], function: Callable[[Any], Any]):
+    """The frame with a function of each value in these columns; pandas' own `map` turns whole
+    numbers into others where one is missing."""
+    import pandas as pd
+
+    return frame.assign(
+        **{
+            column: pd.Series(map(function, frame[column]), index=frame.index, dtype=object)
+            for column in columns
+        }
+    )
+
+
+def _for_json(value: Any) -> Any:
+    """A value in types that JSON has; what it has no type for as text."""
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(value, Mapping):
+        return {str(key): _for_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_for_json(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if pd.isna(value):
+        return None
+    if isinstance(value, timedelta):
+        value = pd.Timedelta(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(_for_json(value), ensure_ascii=False)
 
 
 def _print_text(frame, title: str | None) -> None:

@@ -280,8 +280,8 @@ def _shortened(text: str) -> str:
 
 
 def to_frame(names: list[str], rows: list[tuple]) -> pd.DataFrame:
-    """A DataFrame of rows: whole numbers stay whole where some are missing; nodes, relationships
-    and paths become dicts."""
+    """A DataFrame of rows: whole numbers stay whole where some are missing; nodes, relationships,
+    paths and points become dicts, dates and times those of Python, durations ISO 8601 text."""
     columns = {}
     for name, values in zip(
         names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True
@@ -298,11 +298,13 @@ def to_frame(names: list[str], rows: list[tuple]) -> pd.DataFrame:
 
 def _plain(value: Any) -> Any:
     from neo4j.graph import Node, Path, Relationship
+    from neo4j.spatial import Point
+    from neo4j.time import Date, DateTime, Duration, Time
 
     if isinstance(value, Node):
-        return {"_labels": sorted(value.labels), **value}
+        return {"_labels": sorted(value.labels), **_plain(dict(value))}
     if isinstance(value, Relationship):
-        return {"_type": value.type, **value}
+        return {"_type": value.type, **_plain(dict(value))}
     if isinstance(value, Path):
         return {
             "nodes": [_plain(node) for node in value.nodes],
@@ -312,4 +314,10 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, Point):
+        return {"srid": value.srid, **dict(zip("xyz", value, strict=False))}
+    if isinstance(value, Date | DateTime | Time):
+        return value.to_native()
+    if isinstance(value, Duration):
+        return value.iso_format()
     return value
