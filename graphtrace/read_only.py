@@ -23,10 +23,11 @@ _CALLS = frozenset((
 ))
 # A variable may have a clause's name: `MATCH (start:State) RETURN start.id`. No clause's name comes
 # before these signs, nor where a value is due and what follows goes on after a value.
+_BEFORE_NAMES = frozenset(".:|&!")
 _AFTER_NAMES = frozenset(".,)]}:=<>+-*/%^|")
 _BEFORE_VALUES = frozenset((
     "RETURN", "WITH", "DISTINCT", "BY", "WHERE", "AND", "OR", "XOR", "NOT", "IN", "WHEN", "THEN",
-    "ELSE", *",=<>+-*/%^([",
+    "ELSE", "AS", "YIELD", "LIMIT", "SKIP", "UNWIND", *",=<>+-*/%^([",
 ))
 _AFTER_VALUES = frozenset((
     "", "AS", "ORDER", "SKIP", "LIMIT", "WHERE", "AND", "OR", "XOR", "IS", "IN", "ASC",
@@ -61,9 +62,11 @@ def check_read_only(text: str) -> None:
 
 def _is_name(found: list[Token], index: int) -> bool:
     """Whether a word is a property, label, type, map key, alias or variable."""
-    before = found[index - 1].text.upper() if index else ""
+    before, prior = (found[index - n].text.upper() if index >= n else "" for n in (1, 2))
     after = found[index + 1].text.upper() if index + 1 < len(found) else ""
-    if before in {".", ":", "|", "&", "!", "AS"} or after in _AFTER_NAMES:
+    if before in _BEFORE_NAMES or after in _AFTER_NAMES:
+        return True
+    if before == "AS" and prior not in _BEFORE_VALUES | _BEFORE_NAMES:  # a variable may be `as`
         return True
     if before in {"(", "["} and after == "{":  # a pattern: (start {site: 'block'})
         return True
