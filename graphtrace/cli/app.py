@@ -15,6 +15,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _state = {"debug": False}
+_INTERRUPTED = 130
 
 
 def _print_version(asked: bool) -> None:
@@ -38,6 +39,10 @@ def _options(
 
 def _show_warning(message: Warning | str, *_: object) -> None:
     print(f"graphtrace: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _say_interrupted() -> None:
+    print("graphtrace: interrupted; what was committed is kept", file=sys.stderr)
 
 
 def main() -> None:
@@ -65,5 +70,10 @@ def main() -> None:
         print(f"graphtrace: no room left on the disk ({error.filename or error})", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("graphtrace: interrupted; what was committed is kept", file=sys.stderr)
-        sys.exit(130)
+        _say_interrupted()
+        sys.exit(_INTERRUPTED)
+    except SystemExit as done:
+        # Typer turns a KeyboardInterrupt within a command into an exit without a word.
+        if done.code == _INTERRUPTED:
+            _say_interrupted()
+        raise
