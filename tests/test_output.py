@@ -1,5 +1,6 @@
 """Tables on stdout: the same columns in every form, readable as text, whole in the others."""
 
+import csv
 import datetime
 import io
 import json
@@ -98,6 +99,23 @@ def test_json_of_what_a_query_may_return(name, missing, capsys):
     value, expected = ANY[name]
     print_frame(pd.DataFrame({"x": pd.Series([value, missing], dtype=object)}), Format.json)
     assert json.loads(capsys.readouterr().out) == [{"x": expected}, {"x": None}]
+
+
+CELLS = {"moment": "2020-01-02 03:04:05.000006", "span": "1 day, 2:00:00", "truth": "True"}
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_csv_of_what_a_query_may_return(name, capsys):
+    """Lists and maps are JSON, so that no reader needs to be Python."""
+    value, expected = ANY[name]
+    frame = pd.DataFrame({"x": pd.Series([value, None], dtype=object), "y": [1, 2]})
+    print_frame(frame, Format.csv)
+    _, (first, _), (missing, _) = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert missing == ""
+    if name in ("list", "map", "array"):
+        assert json.loads(first) == expected
+    else:
+        assert first == CELLS.get(name, str(expected))
 
 
 @pytest.mark.parametrize("name", ANY)

@@ -31,14 +31,14 @@ def print_frame(frame, format: Format = Format.table, title: str | None = None) 
     """Print a DataFrame on stdout in the given form; column names are the same in all of them.
 
     `table` shows visible tokens and rounds; the machine forms hold full values. What a form has no
-    type for is text: in JSON dates (ISO 8601), UUIDs and bytes (hexadecimal); in Parquet a column
-    whose values are of several types, each as JSON.
+    type for is text: in JSON dates (ISO 8601), UUIDs and bytes (hexadecimal); in CSV lists and maps
+    as JSON; in Parquet a column whose values are of several types, each as JSON.
     """
     if format is Format.json:
         frame = _mapped(frame, _of_any_type(frame), _for_json)
         print(frame.to_json(orient="records", force_ascii=False, date_format="iso", indent=1))
     elif format is Format.csv:
-        frame.to_csv(sys.stdout, index=False)
+        _mapped(frame, _of_any_type(frame), _for_csv).to_csv(sys.stdout, index=False)
     elif format is Format.parquet:
         _print_parquet(frame)
     else:
@@ -105,6 +105,14 @@ def _for_json(value: Any) -> Any:
     if isinstance(value, timedelta):
         value = pd.Timedelta(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _for_csv(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, Mapping | list | tuple | np.ndarray):
+        return _as_text(value)
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _as_text(value: Any) -> str | None:
