@@ -297,6 +297,8 @@ def to_frame(names: list[str], rows: list[tuple]) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
     from neo4j.graph import Node, Path, Relationship
     from neo4j.spatial import Point
     from neo4j.time import Date, DateTime, Duration, Time
