@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from store_dump import dump
 
 from graphtrace.archive_write import write_traces
+from graphtrace.errors import StoreError
 from graphtrace.ingestion import ingest
+from graphtrace.neo4j_import import export_neo4j_import
 from graphtrace.sizes import ShortTraceWarning
 from graphtrace.stores.base import open_store
 from graphtrace.stores.copying import copy_store
@@ -162,6 +164,38 @@ def test_models_and_inputs_do_not_depend_on_the_order(new_url, tmp_path):
     assert len(found["Model"]) == len(found["Input"]) == 1
     assert "bfloat16" in found["Model"][0]
     assert "elsewhere" in found["Input"][0]
+
+
+def test_two_models_of_one_id_are_refused(new_url, tmp_path):
+    """Traces of one of them could not be read back. The store stays as it was."""
+    one = write(tmp_path / "one", [variant()])
+    other = synthetic_trace(seed=2, n=6, model=model_info(4, 3))
+    two = write(tmp_path / "two", [(other, "all")])
+    url, found, _ = stored(new_url, one)
+    with pytest.raises(StoreError, match=r"two models with the id toy@.*2 layers.*4 layers of 3"):
+        ingest(two, url)
+    with open_store(url) as store:
+        assert dump(store) == found
+    copied = str(tmp_path / "copied")
+    ingest(two, copied)
+    with pytest.raises(StoreError, match="two models with the id toy@"):
+        copy_store(copied, url)
+    with open_store(url) as store:
+        assert dump(store) == found
+        assert store.loose_ends() == []
+
+
+@pytest.mark.parametrize("traces", [1, 1000])
+def test_two_models_of_one_id_in_one_archive(new_url, tmp_path, traces, monkeypatch):
+    """The importer's files are refused too, with both in one batch or not."""
+    monkeypatch.setattr("graphtrace.neo4j_import.BATCH_TRACES", traces)
+    other = synthetic_trace(seed=2, n=6, model=model_info(4, 3))
+    folder = write(tmp_path / "one", [variant(), (other, "all")])
+    with pytest.raises(StoreError, match="two models with the id toy@"):
+        ingest(folder, new_url())
+    with pytest.raises(StoreError, match="two models with the id toy@"):
+        export_neo4j_import(folder, tmp_path / "files")
+    assert not (tmp_path / "files").exists()
 
 
 def test_an_archive_that_is_not_at_hand(new_url, tmp_path):

@@ -17,6 +17,7 @@ from graphtrace.stores.graph_tables import GraphTables
 from graphtrace.stores.neo4j_columns import Part, TraceColumns, shared_rows, trace_columns
 from graphtrace.stores.neo4j_connection import Server
 from graphtrace.stores.neo4j_statements import ingest_statements
+from graphtrace.stores.shared_tables import check_same_model
 
 WORKERS = 3
 """Transactions at a time. On two cores shared with the server more do not help."""
@@ -41,6 +42,8 @@ T = TypeVar("T")
 _SHARED = ("Model", "Component", "Input", "Label")
 
 _LEFT = "MATCH (t:GraphtraceLoading) WHERE t.heartbeat < timestamp() - $stale RETURN count(*)"
+
+_MODELS = "UNWIND $Model AS row MATCH (m:Model {id: row.id}) RETURN properties(m), row"
 
 _OURS = "MATCH (t:GraphtraceLoading {id: $id}) WHERE t.owner = $owner RETURN count(*)"
 
@@ -115,6 +118,8 @@ class ServerWriter:
                 transaction.run(text, rows).consume()
             for text in ingest_statements("refresh") if refresh else ():
                 transaction.run(text, new).consume()
+            for model, row in transaction.run(_MODELS, rows).values():
+                check_same_model(model, row)
             for text in ingest_statements("labelled"):
                 transaction.run(text, rows).consume()
 

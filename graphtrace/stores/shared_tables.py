@@ -18,12 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphtrace import schema
+from graphtrace.errors import StoreError
 from graphtrace.schema import ATTENTION, KINDS
 
 _MODEL = (
     "id", "name", "revision", "family", "n_layers", "n_heads", "d_model", "n_params", "dtype",
     "parallel", "windows",
 )  # fmt: skip
+_SHAPE = ("n_layers", "n_heads", "parallel")
+"""What a model's components follow from."""
+
 _NEWEST = ("corpus", "continuation", "meta")
 """What an input has from its newest trace; name and text are part of its id."""
 
@@ -53,8 +57,25 @@ def model_rows(traces: pa.Table) -> list[dict[str, Any]]:
 
 
 def least_model(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """Which of two rows of one model counts."""
+    """Which of two rows of one model counts. Raises StoreError where they are of two models."""
+    if old is not None:
+        check_same_model(old, new)
     return new if old is None else min(old, new, key=lambda row: json.dumps(row, sort_keys=True))
+
+
+def check_same_model(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise StoreError where two rows of one id have not the same components: the traces of one of
+    them could not be read back."""
+    if any(old[name] != new[name] for name in _SHAPE):
+        shown = " and ".join(
+            f"{row['n_layers']} layers of {row['n_heads']} heads"
+            + (" in parallel blocks" if row["parallel"] else "")
+            for row in (old, new)
+        )
+        raise StoreError(
+            f"there are two models with the id {new['id']}, of {shown}; trace one of them under "
+            "another name, or keep them in two stores"
+        )
 
 
 def model_components(row: dict[str, Any]) -> list[tuple[str, int, int, int]]:
