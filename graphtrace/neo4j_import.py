@@ -44,7 +44,7 @@ from graphtrace.progress import Advance, progress
 from graphtrace.stores.graph_tables import GraphTables, graph_tables
 from graphtrace.stores.neo4j_columns import NO_WINDOW
 from graphtrace.stores.neo4j_statements import MARKER
-from graphtrace.stores.shared_tables import SharedFacts, check_same_model
+from graphtrace.stores.shared_tables import SharedFacts
 from graphtrace.stores.store_file import STORE_FORMAT
 
 BATCH_TRACES = 500
@@ -172,7 +172,6 @@ class _Files:
         self.empty: set[tuple[str, str]] = set()
         self._number = FIRST_NUMBER
         self._numbers: dict[str, dict[str, int]] = {label: {} for label in _SHARED}
-        self._models: dict[str, dict] = {}
         self._linked: set[tuple[str, str]] = set()
         self._writers: dict[str, pq.ParquetWriter] = {}
         self._open = ExitStack()
@@ -205,8 +204,7 @@ class _Files:
         if label == "State":
             columns = {":ID": rows["id"]}
         else:
-            for row in rows.to_pylist() if label == "Model" else ():
-                check_same_model(self._models.setdefault(row["id"], row), row)
+            self.facts.check(label, rows)
             known = self._numbers[label]
             ids = rows["id"].to_pylist()
             new = [key not in known for key in ids]

@@ -165,6 +165,7 @@ class SharedFacts:
     def __init__(self, frame: pd.DataFrame) -> None:
         created = pa.table({"created": pa.array(frame["created"], pa.timestamp("ms", tz="UTC"))})
         self._inputs: dict[str, dict] = {}
+        self._models: dict[str, dict] = {}
         self._dtypes: dict[str, str] = {}
         self._labels: dict[tuple[str, str], tuple[str, str]] = {}
         for row, text in zip(
@@ -180,6 +181,11 @@ class SharedFacts:
                 held = self._labels.get(place, ("", ""))
                 self._labels[place] = max(held, (text, f"{key}={value}"))
         self._created = {(i, label): text for (i, _), (text, label) in self._labels.items()}
+
+    def check(self, label: str, rows: pa.Table) -> None:
+        """See `check_same_model`, over all rows that this was called with."""
+        for row in rows.to_pylist() if label == "Model" else ():
+            check_same_model(self._models.setdefault(row["id"], row), row)
 
     def counts(self, input_: str, label: str) -> bool:
         """Whether the input has the label in the end."""
