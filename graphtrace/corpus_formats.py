@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphtrace.errors import CorpusError
+from graphtrace.json_value import json_value
 
 
 class Line(NamedTuple):
@@ -180,20 +181,9 @@ def _parquet(path: Path) -> Iterator[Line]:
         for batch in file.iter_batches():
             for record in batch.to_pylist():
                 number += 1
-                yield Line(f"row {number}", number, {k: _simple(v) for k, v in record.items()})
+                yield Line(f"row {number}", number, {k: json_value(v) for k, v in record.items()})
     except pa.ArrowException as error:
         raise CorpusError(f"{path} is not a readable Parquet file: {error}") from error
-
-
-def _simple(value: Any) -> Any:
-    """A JSON value of a Parquet cell."""
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _simple(x) for key, x in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_simple(x) for x in value]
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def shown(value: Any) -> str:

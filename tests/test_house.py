@@ -27,6 +27,7 @@ ROOMS = [
         "read_only",
         "read_ahead",
         "keywords",
+        "json_value",
     },
     {"layout", "sizes", "memory", "precision", "component_names"},
     {"subgraph", "curve"},

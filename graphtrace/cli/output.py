@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+from graphtrace.json_value import json_value
 
 
 class Format(StrEnum):
@@ -35,7 +36,7 @@ def print_frame(frame, format: Format = Format.table, title: str | None = None) 
     as JSON; in Parquet a column whose values are of several types, each as JSON.
     """
     if format is Format.json:
-        frame = _mapped(frame, _of_any_type(frame), _for_json)
+        frame = _mapped(frame, _of_any_type(frame), json_value)
         print(frame.to_json(orient="records", force_ascii=False, date_format="iso", indent=1))
     elif format is Format.csv:
         _mapped(frame, _of_any_type(frame), _for_csv).to_csv(sys.stdout, index=False)
@@ -85,28 +86,6 @@ def _mapped(frame, columns: list[str], function: Callable[[Any], Any]):
     )
 
 
-def _for_json(value: Any) -> Any:
-    """A value in types that JSON has; what it has no type for as text."""
-    import numpy as np
-    import pandas as pd
-
-    if isinstance(value, Mapping):
-        return {str(key): _for_json(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_for_json(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, bytes):
-        return value.hex()
-    if pd.isna(value):
-        return None
-    if isinstance(value, timedelta):
-        value = pd.Timedelta(value)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
 def _for_csv(value: Any) -> Any:
     import numpy as np
 
@@ -118,7 +97,7 @@ def _for_csv(value: Any) -> Any:
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(_for_json(value), ensure_ascii=False)
+    return json.dumps(json_value(value), ensure_ascii=False)
 
 
 def _print_text(frame, title: str | None) -> None:
